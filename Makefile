@@ -1,0 +1,45 @@
+# The commands of every day. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down test check format lock bench clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+up: $(VENV)/.ready ## set up, start an engine, deploy models/ollama/Modelfile, serve on http://localhost:8000
+	@exec $(BIN)/ramsey up
+
+down: $(VENV)/.ready ## stop what `ramsey up --detach` started
+	@$(BIN)/ramsey down
+
+setup: $(VENV)/.ready ## create .venv with what the product needs
+
+test: $(VENV)/.ready-dev ## set up what the tests need, and run them all
+	$(BIN)/pytest
+
+check: $(VENV)/.ready-dev ## format, lint, strict types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ready-dev ## rewrite the code in the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## renew the pinned requirements from pyproject.toml
+	@scripts/lock
+
+clean: ## remove the virtual environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.ready: requirements.txt pyproject.toml scripts/setup
+	@PYTHON="$(PYTHON)" scripts/setup requirements.txt
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt pyproject.toml scripts/setup
+	@PYTHON="$(PYTHON)" scripts/setup requirements-dev.txt
+	@touch $(VENV)/.ready $@

@@ -1,0 +1,6 @@
+"""The command `ramsey`."""
+
+
+def main() -> None:
+    """Run the command line."""
+    raise SystemExit("not yet")

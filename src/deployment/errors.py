@@ -1,0 +1,169 @@
+"""The one tree of errors. A dialect or the command line renders them; nobody else writes error shapes."""
+
+
+class RamseyError(Exception):
+    """Base of everything that Ramsey raises on purpose.
+
+    `code` is stable and for machines, `message` is for people, `hint` says what to do next.
+    `status` is the HTTP status that a gateway answers with.
+    """
+
+    code = "internal_error"
+    status = 500
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.retry_after_s = retry_after_s
+
+
+# --- the caller's mistakes -------------------------------------------------------------------------------
+
+
+class InvalidRequest(RamseyError):
+    """The request cannot be understood or is not allowed as it stands."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class Unauthenticated(RamseyError):
+    """No credential, or one that we don't know."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class Forbidden(RamseyError):
+    """We know who calls, and they may not do this."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotFound(RamseyError):
+    """There is no such endpoint or thing."""
+
+    code = "not_found"
+    status = 404
+
+
+class ModelNotFound(NotFound):
+    """No model or release of that name is served here."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowed(RamseyError):
+    """The endpoint exists, but not with this HTTP method."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class PayloadTooLarge(RamseyError):
+    """The body or the prompt is over its limit."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class RateLimited(RamseyError):
+    """The caller is over a limit, or the queue is full; `retry_after_s` says when to come back."""
+
+    code = "rate_limited"
+    status = 429
+
+
+# --- the engine's faults ---------------------------------------------------------------------------------
+
+
+class EngineError(RamseyError):
+    """A node failed. `retryable` = another node may well serve the same request."""
+
+    code = "engine_error"
+    status = 502
+    retryable = True
+
+
+class EngineUnavailable(EngineError):
+    """No node can be reached."""
+
+    code = "engine_unavailable"
+    status = 503
+
+
+class EngineBusy(EngineError):
+    """The node refuses more work for now (Ollama's 503)."""
+
+    code = "engine_busy"
+    status = 503
+
+
+class EngineTimeout(EngineError):
+    """The node did not answer, or fell silent, within its time."""
+
+    code = "engine_timeout"
+    status = 504
+
+
+class EngineCrashed(EngineError):
+    """The model's runner died under the request."""
+
+    code = "engine_crashed"
+    status = 502
+
+
+class EngineProtocolError(EngineError):
+    """The node sent what the protocol does not allow."""
+
+    code = "engine_protocol_error"
+    status = 502
+
+
+class StreamIncomplete(EngineProtocolError):
+    """The answer ended without its end marker: what came so far may be cut."""
+
+    code = "engine_stream_incomplete"
+
+
+class EngineRefused(EngineError):
+    """The node refused the request as the caller's fault: another node would refuse it too."""
+
+    code = "engine_refused"
+    status = 400
+    retryable = False
+
+    def __init__(self, message: str, *, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ModelMissing(EngineError):
+    """The node does not hold the model (or lost its weights)."""
+
+    code = "model_missing"
+    status = 503
+
+
+# --- our own state ---------------------------------------------------------------------------------------
+
+
+class Draining(RamseyError):
+    """The server is about to stop and takes no new work."""
+
+    code = "draining"
+    status = 503
+
+
+class ConfigurationError(RamseyError):
+    """A setting, file or command is wrong; nothing was started or changed."""
+
+    code = "configuration_error"
+
+
+class StartupError(RamseyError):
+    """Something that must run could not be started."""
+
+    code = "startup_error"

@@ -1,0 +1,323 @@
+"""Every setting, read once: `ramsey.toml`, then `RAMSEY_*` variables over it.
+
+Nested settings are reached with two underscores: `RAMSEY_SERVER__PORT=9000` is `[server] port = 9000`.
+This is the only module that reads the environment. `docs/configuration.md` is checked against it by a test.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from deployment.errors import ConfigurationError
+
+CONFIG_FILE = "ramsey.toml"
+_SHA256 = r"^[0-9a-f]{64}$"
+# A Kubernetes Service or Docker link called ramsey-… puts RAMSEY_…_PORT into containers beside it.
+_SERVICE_LINK = re.compile(
+    r"_SERVICE_HOST=|_SERVICE_PORT(_\w+)?=\d+$|_PORT(_\d+_\w+)?=(tcp|udp)://|_PORT_\d+_(TCP|UDP)_"
+)
+
+
+class Profile(StrEnum):
+    """Where Ramsey runs. Only development lets an anonymous caller in, and only from loopback."""
+
+    DEVELOPMENT = "development"
+    STAGING = "staging"
+    PRODUCTION = "production"
+
+
+class EngineKind(StrEnum):
+    """Which engine answers."""
+
+    AUTO = "auto"
+    OLLAMA = "ollama"
+    EMBEDDED = "embedded"
+
+
+class Section(BaseModel):
+    """A part of the settings: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class ServerSettings(Section):
+    """The gateway's own socket."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Beyond loopback, callers need a key.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    max_body_bytes: int = Field(
+        4 * 1024 * 1024, ge=1024, description="Largest request body, in bytes; more is refused with 413."
+    )
+    drain_seconds: Seconds = Field(
+        30.0, description="At SIGTERM, how long streams in flight may go on before they are cut."
+    )
+    slow_reader_seconds: Seconds = Field(
+        30.0, description="How long a caller may take none of its answer before the stream is given up."
+    )
+
+
+class ModelSettings(Section):
+    """The model that is served, and the bounds of a request for it."""
+
+    name: str = Field(
+        "ramsey-model",
+        pattern=r"^[a-z0-9_][a-z0-9_.-]{0,79}$",
+        description="The name that callers ask for; lower case, without a tag.",
+    )
+    modelfile: Path | None = Field(
+        Path("models/ollama/Modelfile"),
+        description="Modelfile of the release to deploy at start; empty to deploy nothing.",
+    )
+    release: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9_][a-z0-9_.-]{0,79}$",
+        description="Tag of the release to serve, for instance v1.1; by default the Modelfile's own version.",
+    )
+    max_prompt_chars: int = Field(
+        200_000, ge=1, description="Longest prompt (all messages together), in characters; more gives 413."
+    )
+    max_tokens: int = Field(
+        4096, ge=1, description="Most tokens that a request may ask for; a larger wish is lowered to this."
+    )
+    keep_alive: str | int = Field(
+        -1,
+        description="How long nodes keep the model loaded: seconds, a duration such as 30m, or -1 for ever.",
+    )
+
+
+class EngineSettings(Section):
+    """The engine, and how long it may take."""
+
+    kind: EngineKind = Field(
+        EngineKind.AUTO,
+        description="auto: an Ollama that answers at the host, else an `ollama` on the PATH, else embedded.",
+    )
+    host: str = Field(
+        "http://127.0.0.1:11434",
+        description="Where the engine answers, or where one is started. OLLAMA_HOST is its default.",
+    )
+    launch: bool = Field(
+        True, description="Start an engine as a child process when none answers at the host (loopback only)."
+    )
+    models_dir: Path | None = Field(
+        None,
+        description="Model store of an engine that Ramsey starts. OLLAMA_MODELS, else <data_dir>/models.",
+    )
+    num_parallel: int = Field(
+        4, ge=1, le=256, description="Slots of a model on an engine that Ramsey starts."
+    )
+    max_queue: int = Field(
+        512, ge=1, description="Requests that wait for a load on an engine that Ramsey starts."
+    )
+    context_length: int = Field(
+        4096, ge=64, description="Context of a slot in tokens, where the model's own does not say less."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of the embedded engine; 0 takes every core.")
+    gpu_layers: int = Field(
+        -1, ge=-1, description="Layers that the embedded engine puts on a GPU; -1 lets it choose."
+    )
+    start_timeout: Seconds = Field(
+        60.0, description="How long an engine may take until it answers, in seconds."
+    )
+    connect_timeout: Seconds = Field(3.0, description="Connecting to a node, in seconds.")
+    first_token_timeout: Seconds = Field(
+        120.0, description="From a request to its first token, a load of the model included, in seconds."
+    )
+    token_timeout: Seconds = Field(30.0, description="Longest silence between two tokens, in seconds.")
+    request_timeout: Seconds = Field(600.0, description="A whole request, in seconds.")
+
+
+class ApiKey(Section):
+    """One key that may call. Only its SHA-256 is known here: `ramsey keys create` makes both."""
+
+    name: str = Field(min_length=1, max_length=64, description="Who holds the key; appears in logs.")
+    sha256: str = Field(pattern=_SHA256, description="SHA-256 of the key, in hex.")
+    tenant: str = Field(
+        "default", min_length=1, max_length=64, description="The tenant that the key belongs to."
+    )
+
+
+class AccessSettings(Section):
+    """Who may call."""
+
+    keys: tuple[ApiKey, ...] = Field((), description="The keys that may call.")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="Web origins whose pages may call; none by default."
+    )
+
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogSettings(Section):
+    """What is logged, and how."""
+
+    level: LogLevel = Field(LogLevel.INFO, description="Least important level that is logged.")
+    prompts: bool = Field(False, description="Also log prompts and answers. They may hold personal data.")
+
+
+class Settings(BaseSettings):
+    """All of them. Build with `load()`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="RAMSEY_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+    )
+
+    profile: Profile = Field(Profile.DEVELOPMENT, description="development, staging or production.")
+    data_dir: Path = Field(Path(".ramsey"), description="Where Ramsey keeps its state.")
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+    access: AccessSettings = Field(default_factory=AccessSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags over RAMSEY_* variables over the file over Ollama's own variables."""
+        file = TomlConfigSettingsSource(settings_cls)
+        ollama = InitSettingsSource(settings_cls, _from_ollama_variables())
+        return init_settings, env_settings, file, ollama
+
+    @model_validator(mode="after")
+    def _authentication_outside_development(self) -> Self:
+        if self.profile is not Profile.DEVELOPMENT and not self.access.keys:
+            raise ValueError(
+                f"the profile {self.profile.value} needs authentication: add a key under [[access.keys]] "
+                "(`ramsey keys create --name NAME` makes one)"
+            )
+        return self
+
+    @property
+    def models_dir(self) -> Path:
+        """The store of an engine that Ramsey starts."""
+        return self.engine.models_dir or self.data_dir / "models"
+
+
+def config_path(path: Path | None = None) -> Path | None:
+    """The file that `load` reads: the one given, else $RAMSEY_CONFIG, else ramsey.toml where it exists."""
+    if path is None and (named := os.environ.get("RAMSEY_CONFIG")):
+        path = Path(named)
+    if path is not None:
+        if not path.is_file():
+            raise ConfigurationError(f"There is no settings file {path}.")
+        return path
+    return Path(CONFIG_FILE) if Path(CONFIG_FILE).is_file() else None
+
+
+def load(path: Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings from `config_path(path)` and the environment.
+
+    `overrides` are sections as dictionaries, over both (command-line flags, tests).
+    Raises ConfigurationError that names every key that is wrong.
+    """
+    file = config_path(path)
+    _refuse_unknown_variables()
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    try:
+        return FromFile(**overrides)
+    except ValidationError as error:
+        raise ConfigurationError(
+            _explain(error, file), hint="`ramsey config docs` lists every setting."
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{file} is not TOML: {error}.") from None
+    except SettingsError as error:
+        raise ConfigurationError(f"{error} (lists and tables are given as JSON).") from None
+
+
+def _from_ollama_variables() -> dict[str, Any]:
+    """Ollama's own variables, so that a machine set up for Ollama needs nothing more."""
+    engine: dict[str, Any] = {}
+    if host := os.environ.get("OLLAMA_HOST", "").strip():
+        engine["host"] = ollama_host_url(host)
+    if models := os.environ.get("OLLAMA_MODELS", "").strip():
+        engine["models_dir"] = models
+    return {"engine": engine} if engine else {}
+
+
+def ollama_host_url(host: str) -> str:
+    """What OLLAMA_HOST means to a client: a URL, with Ollama's default ports.
+
+    `0.0.0.0` is where a server listens; a client reaches it at loopback.
+    """
+    scheme, _, rest = host.strip().rstrip("/").rpartition("://")
+    default_port = {"http": 80, "https": 443}.get(scheme, 11434)
+    name, colon, port = rest.rpartition(":")
+    if not colon or port.endswith("]") or not port.isdigit():
+        name, port = rest, str(default_port)
+    if name in {"", "0.0.0.0", "[::]"}:  # noqa: S104 - read, not bound
+        name = "127.0.0.1"
+    return f"{scheme or 'http'}://{name}:{port}"
+
+
+def _refuse_unknown_variables() -> None:
+    """A misspelt RAMSEY_ variable would be ignored in silence otherwise."""
+    known = {f"RAMSEY_{name}" for name in describe_variables()}
+    for variable in sorted(os.environ):
+        if not variable.startswith("RAMSEY_") or variable in known | {"RAMSEY_CONFIG"}:
+            continue
+        if _SERVICE_LINK.search(f"{variable}={os.environ[variable]}"):
+            continue
+        near = difflib.get_close_matches(variable, known, n=1, cutoff=0.6)
+        raise ConfigurationError(
+            f"The environment sets {variable}, which is no setting.",
+            hint=f"Did you mean {near[0]}?" if near else "`ramsey config docs` lists every setting.",
+        )
+
+
+def describe_variables() -> list[str]:
+    """Every variable that sets something, without its prefix; a section alone takes JSON."""
+    names: list[str] = []
+    for name, field in Settings.model_fields.items():
+        names.append(name.upper())
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            names += [f"{name}__{inner}".upper() for inner in field.annotation.model_fields]
+    return names
+
+
+def _explain(error: ValidationError, file: Path | None) -> str:
+    """One line per wrong key, in the spelling of the file; never with the value, which may be a secret."""
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        reason = problem["msg"].removeprefix("Value error, ")
+        reason = "there is no such setting" if problem["type"] == "extra_forbidden" else reason
+        lines.append(f"{key}: {reason}" if key else reason)
+    return f"The settings ({file or 'no file'}, environment) are wrong: " + "; ".join(lines) + "."
