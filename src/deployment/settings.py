@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -25,6 +25,11 @@ from pydantic_settings import (
 from deployment.errors import ConfigurationError
 
 CONFIG_FILE = "ramsey.toml"
+OTHER_VARIABLES = {
+    "RAMSEY_CONFIG": "The settings file; by default ramsey.toml in the working directory.",
+    "RAMSEY_API_KEY": "The key with which the command line calls a gateway.",
+}
+"""Variables that are no settings."""
 _SHA256 = r"^[0-9a-f]{64}$"
 # A Kubernetes Service or Docker link called ramsey-… puts RAMSEY_…_PORT into containers beside it.
 _SERVICE_LINK = re.compile(
@@ -68,8 +73,16 @@ class ServerSettings(Section):
     drain_seconds: Seconds = Field(
         30.0, description="At SIGTERM, how long streams in flight may go on before they are cut."
     )
-    slow_reader_seconds: Seconds = Field(
-        30.0, description="How long a caller may take none of its answer before the stream is given up."
+    drain_notice_seconds: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="At SIGTERM, how long to go on taking requests while /health/ready already says 503, "
+        "so that a load balancer can notice, in seconds.",
+    )
+    slow_client_seconds: Seconds = Field(
+        30.0,
+        description="How long a caller may take to send its body, or read none of its answer, in seconds.",
     )
 
 
@@ -123,6 +136,9 @@ class EngineSettings(Section):
     num_parallel: int = Field(
         4, ge=1, le=256, description="Slots of a model on an engine that Ramsey starts."
     )
+    max_loaded_models: int = Field(
+        3, ge=1, le=64, description="Models (releases) loaded at once on an engine that Ramsey starts."
+    )
     max_queue: int = Field(
         512, ge=1, description="Requests that wait for a load on an engine that Ramsey starts."
     )
@@ -144,6 +160,124 @@ class EngineSettings(Section):
     request_timeout: Seconds = Field(600.0, description="A whole request, in seconds.")
 
 
+class PlacementPolicy(StrEnum):
+    """How a node is chosen among those that may serve."""
+
+    LEAST_EXPECTED_TTFT = "least_expected_ttft"
+    LEAST_OUTSTANDING = "least_outstanding"
+    ROUND_ROBIN = "round_robin"
+    WEIGHTED = "weighted"
+    RANDOM_OF_TWO = "random_of_two"
+    SESSION = "session"
+
+
+class NodeSettings(Section):
+    """One engine endpoint."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$",
+        description="What the node is called in views and metrics.",
+    )
+    url: str = Field(
+        pattern=r"^https?://[^/\s]+$", description="Where it answers, for instance http://10.0.0.5:11434."
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Free labels; `region` counts in placement."
+    )
+    weight: float = Field(1.0, gt=0, le=1000, description="Share of the traffic under the policy `weighted`.")
+    slots: int | None = Field(
+        None, ge=1, le=256, description="OLLAMA_NUM_PARALLEL of the node; by default engine.num_parallel."
+    )
+
+
+class PoolSettings(Section):
+    """The nodes that serve together, and how work is shared among them."""
+
+    nodes: tuple[NodeSettings, ...] = Field((), description="The nodes; when empty, the one at engine.host.")
+    dns: tuple[str, ...] = Field(
+        (),
+        description="Names whose addresses are nodes, resolved again and again: host:port (A and AAAA records) "
+        "or _service._tcp.name (SRV records).",
+    )
+    dns_interval: Seconds = Field(10.0, description="Time between two look-ups of the DNS names, in seconds.")
+    region: str | None = Field(
+        None,
+        description="This gateway's region: nodes with that label first, others when those are full or down.",
+    )
+    policy: PlacementPolicy = Field(
+        PlacementPolicy.LEAST_EXPECTED_TTFT, description="How a node is chosen among those that may serve."
+    )
+    affinity_seconds: float = Field(
+        2.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How much longer a request may wait to reach the node that holds its conversation, in seconds.",
+    )
+    affinity_blocks: int = Field(
+        8192,
+        ge=0,
+        description="Blocks of 64 characters remembered per node for prefix affinity; 0 turns it off.",
+    )
+    queue_size: int = Field(
+        1000, ge=0, description="Requests that may wait for a slot; more are refused with 429."
+    )
+    queue_timeout: Seconds = Field(
+        60.0, description="How long a request may wait for a slot, in seconds; then it is refused with 503."
+    )
+    batch_share: int = Field(
+        10,
+        ge=2,
+        description="While interactive requests wait, one of so many slots still goes to batch work.",
+    )
+    look_ahead: int = Field(
+        1, ge=0, le=16, description="Requests sent to a node beyond its slots, so that no slot idles."
+    )
+    attempts: int = Field(
+        3, ge=1, le=10, description="Tries of one request on different nodes before its first byte."
+    )
+    hedge_share: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="Share of requests whose first token, when late, is asked of a second node too; 0 is none.",
+    )
+    breaker_failures: int = Field(3, ge=1, description="Failures in a row that take a node out.")
+    breaker_ratio: float = Field(
+        0.5, gt=0, le=1, description="Share of failures in a node's last 20 requests that takes it out."
+    )
+    breaker_backoff: Seconds = Field(
+        1.0, description="Time until a node that was taken out is tried again, in seconds; doubles each time."
+    )
+    breaker_max_backoff: Seconds = Field(30.0, description="Longest such time, in seconds.")
+    health_interval: Seconds = Field(5.0, description="Time between two checks of a node, in seconds.")
+    health_timeout: Seconds = Field(
+        10.0, description="How long a node may take for each step of a check, a token's generation included."
+    )
+    engine_version: str | None = Field(
+        None,
+        description="Ollama version that every node must run; by default any, but differences are shown.",
+    )
+    load_timeout: Seconds = Field(
+        600.0, description="How long a node may take to load a release, in seconds."
+    )
+    redis_url: SecretStr | None = Field(
+        None, description="Redis through which several gateways share the nodes' slots (extra `redis`)."
+    )
+    replicas: int = Field(
+        1, ge=1, description="Gateways that share the nodes: what each takes of them while Redis is away."
+    )
+    lease_seconds: Seconds = Field(
+        10.0, description="Silence after which a gateway's share of the slots is given to others, in seconds."
+    )
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [node.name for node in self.nodes]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two nodes are called {twice[0]}")
+        return self
+
+
 class ApiKey(Section):
     """One key that may call. Only its SHA-256 is known here: `ramsey keys create` makes both."""
 
@@ -162,6 +296,14 @@ class AccessSettings(Section):
         (), description="Web origins whose pages may call; none by default."
     )
 
+    @model_validator(mode="after")
+    def _each_key_once(self) -> Self:
+        for what in ("name", "sha256"):
+            values = [getattr(key, what) for key in self.keys]
+            if repeated := {value for value in values if values.count(value) > 1}:
+                raise ValueError(f"two keys have the {what} {min(repeated)}")
+        return self
+
 
 class LogLevel(StrEnum):
     """How much is logged."""
@@ -176,7 +318,7 @@ class LogSettings(Section):
     """What is logged, and how."""
 
     level: LogLevel = Field(LogLevel.INFO, description="Least important level that is logged.")
-    prompts: bool = Field(False, description="Also log prompts and answers. They may hold personal data.")
+    prompts: bool = Field(False, description="Also log prompts. They may hold personal data.")
 
 
 class Settings(BaseSettings):
@@ -195,6 +337,7 @@ class Settings(BaseSettings):
     server: ServerSettings = Field(default_factory=ServerSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
+    pool: PoolSettings = Field(default_factory=PoolSettings)
     access: AccessSettings = Field(default_factory=AccessSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
@@ -262,6 +405,17 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
         raise ConfigurationError(f"{error} (lists and tables are given as JSON).") from None
 
 
+def environment() -> dict[str, str]:
+    """A copy of the environment, to hand to child processes and to look programs up."""
+    return dict(os.environ)
+
+
+def api_key() -> SecretStr | None:
+    """The key with which the command line calls a gateway."""
+    key = os.environ.get("RAMSEY_API_KEY", "").strip()
+    return SecretStr(key) if key else None
+
+
 def _from_ollama_variables() -> dict[str, Any]:
     """Ollama's own variables, so that a machine set up for Ollama needs nothing more."""
     engine: dict[str, Any] = {}
@@ -291,7 +445,7 @@ def _refuse_unknown_variables() -> None:
     """A misspelt RAMSEY_ variable would be ignored in silence otherwise."""
     known = {f"RAMSEY_{name}" for name in describe_variables()}
     for variable in sorted(os.environ):
-        if not variable.startswith("RAMSEY_") or variable in known | {"RAMSEY_CONFIG"}:
+        if not variable.startswith("RAMSEY_") or variable in known | OTHER_VARIABLES.keys():
             continue
         if _SERVICE_LINK.search(f"{variable}={os.environ[variable]}"):
             continue
