@@ -109,8 +109,9 @@ class ModelSettings(Section):
     max_tokens: int = Field(
         4096, ge=1, description="Most tokens that a request may ask for; a larger wish is lowered to this."
     )
-    keep_alive: str | int = Field(
+    keep_alive: int | str = Field(
         -1,
+        union_mode="left_to_right",  # "-1" from a variable is a number: engines refuse the text
         description="How long nodes keep the model loaded: seconds, a duration such as 30m, or -1 for ever.",
     )
 
