@@ -134,25 +134,17 @@ class EngineSettings(Section):
         None,
         description="Model store of an engine that Ramsey starts. OLLAMA_MODELS, else <data_dir>/models.",
     )
-    num_parallel: int = Field(
-        4, ge=1, le=256, description="Slots of a model on an engine that Ramsey starts."
-    )
+    num_parallel: int = Field(4, ge=1, le=256, description="Slots of a model on an engine that Ramsey starts.")
     max_loaded_models: int = Field(
         3, ge=1, le=64, description="Models (releases) loaded at once on an engine that Ramsey starts."
     )
-    max_queue: int = Field(
-        512, ge=1, description="Requests that wait for a load on an engine that Ramsey starts."
-    )
+    max_queue: int = Field(512, ge=1, description="Requests that wait for a load on an engine that Ramsey starts.")
     context_length: int = Field(
         4096, ge=64, description="Context of a slot in tokens, where the model's own does not say less."
     )
-    threads: int = Field(0, ge=0, description="CPU threads of the embedded engine; 0 takes every core.")
-    gpu_layers: int = Field(
-        -1, ge=-1, description="Layers that the embedded engine puts on a GPU; -1 lets it choose."
-    )
-    start_timeout: Seconds = Field(
-        60.0, description="How long an engine may take until it answers, in seconds."
-    )
+    threads: int = Field(0, ge=0, description="CPU threads of the embedded engine; 0 takes every core but one.")
+    gpu_layers: int = Field(-1, ge=-1, description="Layers that the embedded engine puts on a GPU; -1 lets it choose.")
+    start_timeout: Seconds = Field(60.0, description="How long an engine may take until it answers, in seconds.")
     connect_timeout: Seconds = Field(3.0, description="Connecting to a node, in seconds.")
     first_token_timeout: Seconds = Field(
         120.0, description="From a request to its first token, a load of the model included, in seconds."
@@ -179,12 +171,8 @@ class NodeSettings(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$",
         description="What the node is called in views and metrics.",
     )
-    url: str = Field(
-        pattern=r"^https?://[^/\s]+$", description="Where it answers, for instance http://10.0.0.5:11434."
-    )
-    labels: dict[str, str] = Field(
-        default_factory=dict, description="Free labels; `region` counts in placement."
-    )
+    url: str = Field(pattern=r"^https?://[^/\s]+$", description="Where it answers, for instance http://10.0.0.5:11434.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Free labels; `region` counts in placement.")
     weight: float = Field(1.0, gt=0, le=1000, description="Share of the traffic under the policy `weighted`.")
     slots: int | None = Field(
         None, ge=1, le=256, description="OLLAMA_NUM_PARALLEL of the node; by default engine.num_parallel."
@@ -219,9 +207,7 @@ class PoolSettings(Section):
         ge=0,
         description="Blocks of 64 characters remembered per node for prefix affinity; 0 turns it off.",
     )
-    queue_size: int = Field(
-        1000, ge=0, description="Requests that may wait for a slot; more are refused with 429."
-    )
+    queue_size: int = Field(1000, ge=0, description="Requests that may wait for a slot; more are refused with 429.")
     queue_timeout: Seconds = Field(
         60.0, description="How long a request may wait for a slot, in seconds; then it is refused with 503."
     )
@@ -233,9 +219,7 @@ class PoolSettings(Section):
     look_ahead: int = Field(
         1, ge=0, le=16, description="Requests sent to a node beyond its slots, so that no slot idles."
     )
-    attempts: int = Field(
-        3, ge=1, le=10, description="Tries of one request on different nodes before its first byte."
-    )
+    attempts: int = Field(3, ge=1, le=10, description="Tries of one request on different nodes before its first byte.")
     hedge_share: float = Field(
         0.0,
         ge=0,
@@ -258,9 +242,7 @@ class PoolSettings(Section):
         None,
         description="Ollama version that every node must run; by default any, but differences are shown.",
     )
-    load_timeout: Seconds = Field(
-        600.0, description="How long a node may take to load a release, in seconds."
-    )
+    load_timeout: Seconds = Field(600.0, description="How long a node may take to load a release, in seconds.")
     redis_url: SecretStr | None = Field(
         None, description="Redis through which several gateways share the nodes' slots (extra `redis`)."
     )
@@ -284,18 +266,14 @@ class ApiKey(Section):
 
     name: str = Field(min_length=1, max_length=64, description="Who holds the key; appears in logs.")
     sha256: str = Field(pattern=_SHA256, description="SHA-256 of the key, in hex.")
-    tenant: str = Field(
-        "default", min_length=1, max_length=64, description="The tenant that the key belongs to."
-    )
+    tenant: str = Field("default", min_length=1, max_length=64, description="The tenant that the key belongs to.")
 
 
 class AccessSettings(Section):
     """Who may call."""
 
     keys: tuple[ApiKey, ...] = Field((), description="The keys that may call.")
-    cors_origins: tuple[str, ...] = Field(
-        (), description="Web origins whose pages may call; none by default."
-    )
+    cors_origins: tuple[str, ...] = Field((), description="Web origins whose pages may call; none by default.")
 
     @model_validator(mode="after")
     def _each_key_once(self) -> Self:
@@ -304,6 +282,30 @@ class AccessSettings(Section):
             if repeated := {value for value in values if values.count(value) > 1}:
                 raise ValueError(f"two keys have the {what} {min(repeated)}")
         return self
+
+
+class DatabaseSettings(Section):
+    """Where the state is kept."""
+
+    url: SecretStr | None = Field(
+        None,
+        description="postgresql://USER:PASSWORD@HOST/DATABASE, or sqlite:///PATH; by default a SQLite file "
+        "ramsey.db in the data directory.",
+    )
+
+
+class CacheSettings(Section):
+    """Answers of deterministic requests (temperature 0 or a seed, no tools), kept per tenant and release."""
+
+    enabled: bool = Field(True, description="Keep answers, and let identical requests that overlap share one.")
+    max_bytes: int = Field(32 * 1024 * 1024, ge=0, description="Memory for answers in this process, in bytes.")
+    ttl_seconds: Seconds = Field(3600.0, description="How long an answer is kept, in seconds.")
+    redis_url: str | None = Field(None, description="Keep answers in this Redis, shared by gateways; else in memory.")
+    semantic: bool = Field(False, description="Also answer from a question that means the same, by its embedding.")
+    semantic_threshold: float = Field(
+        0.97, ge=0, le=1, description="Least cosine of two questions that count as the same."
+    )
+    semantic_entries: int = Field(256, ge=1, le=4096, description="Questions remembered for each scope.")
 
 
 class LogLevel(StrEnum):
@@ -340,6 +342,8 @@ class Settings(BaseSettings):
     engine: EngineSettings = Field(default_factory=EngineSettings)
     pool: PoolSettings = Field(default_factory=PoolSettings)
     access: AccessSettings = Field(default_factory=AccessSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @classmethod
@@ -397,9 +401,7 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     try:
         return FromFile(**overrides)
     except ValidationError as error:
-        raise ConfigurationError(
-            _explain(error, file), hint="`ramsey config docs` lists every setting."
-        ) from None
+        raise ConfigurationError(_explain(error, file), hint="`ramsey config docs` lists every setting.") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{file} is not TOML: {error}.") from None
     except SettingsError as error:

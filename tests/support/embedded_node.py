@@ -37,7 +37,7 @@ def start_node(models_dir: Path, **flags: Any) -> Iterator[str]:
 def node_process(models_dir: Path, **flags: Any) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """Like `start_node`, with the process."""
     port = flags.pop("port", None) or _free_port()
-    flags = {"host": "127.0.0.1", "port": port, "models_dir": models_dir, "threads": 2, "drain_s": 5, **flags}
+    flags = {"host": "127.0.0.1", "port": port, "models_dir": models_dir, "threads": 1, "drain_s": 5, **flags}
     command = [sys.executable, "-m", "deployment.embedded"]
     for key, value in flags.items():
         command += [f"--{key.replace('_', '-')}={value}"]

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import secrets
 import sys
 from collections import deque
@@ -15,6 +14,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from deployment.embedded.cores import default_threads
 from deployment.embedded.options import LoadOptions
 from deployment.errors import EngineCrashed, EngineError, EngineTimeout
 
@@ -82,7 +82,7 @@ class Child:
         child = cls(process, api_key)
         order = {
             **asdict(options),
-            "threads": options.threads or os.cpu_count() or 1,
+            "threads": options.threads or default_threads(),
             "path": str(blob),
             "slots": slots,
             "api_key": api_key,

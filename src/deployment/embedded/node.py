@@ -28,7 +28,7 @@ class NodeOptions:
 
     `port` 0 takes a free one. `keep_alive` as in a request: seconds, a duration such as "5m", negative = for ever.
     `context_length` in tokens for one slot, where neither request nor model says otherwise. `threads` 0 = all
-    cores; `gpu_layers` -1 = automatic.
+    cores but one; `gpu_layers` -1 = automatic.
     """
 
     host: str = "127.0.0.1"
