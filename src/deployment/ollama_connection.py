@@ -188,7 +188,7 @@ class _Watch:
     It counts while we wait for the node, not while the consumer is busy; the total counts always.
     """
 
-    __slots__ = ("_end", "_handle", "_limit", "_limits", "_loop", "_response", "_since", "expired")
+    __slots__ = ("_end", "_first", "_handle", "_limit", "_limits", "_loop", "_response", "_since", "expired")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, first: float, limits: Timeouts) -> None:
         self._loop = loop
@@ -196,6 +196,7 @@ class _Watch:
         self._limit = first
         self._since: float | None = loop.time()
         self._end = self._since + limits.total
+        self._first = True
         self._handle: asyncio.TimerHandle | None = None
         self._response: aiohttp.ClientResponse | None = None
         self.expired = False
@@ -209,7 +210,7 @@ class _Watch:
     def start(self, response: aiohttp.ClientResponse) -> None:
         """From now on, close the response when its time is over."""
         self._response = response
-        self._handle = self._loop.call_at(self.deadline, self._ring)
+        self._arm()
 
     def stop(self) -> None:
         """No more time-outs."""
@@ -223,22 +224,30 @@ class _Watch:
 
     def got_tokens(self, limit: float | None = None) -> None:
         """A token came: the consumer has it now, and `limit` (the between-token time) holds from here."""
-        self._limit = self._limits.token if limit is None else limit
+        limit = self._limits.token if limit is None else limit
+        sooner = limit < self._limit
+        self._limit = limit
         self._since = None
+        self._first = False
+        if sooner:
+            self._arm()
 
     def late(self) -> EngineTimeout:
         """Which time-out it was."""
         limits = self._limits
         if self._loop.time() >= self._end - 0.01:
             return EngineTimeout(f"The request took longer than {limits.total:g} s in all.")
-        if self._limit == limits.first_token:
+        if self._first:
             return EngineTimeout(f"The engine gave no first token within {limits.first_token:g} s.")
         return EngineTimeout(f"The engine was silent for {limits.token:g} s between two tokens.")
 
+    def _arm(self) -> None:
+        self.stop()
+        self._handle = self._loop.call_at(self.deadline, self._ring)
+
     def _ring(self) -> None:
-        due = self.deadline
-        if self._loop.time() < due:
-            self._handle = self._loop.call_at(due, self._ring)
+        if self._loop.time() < self.deadline:
+            self._arm()
             return
         self.expired = True
         if self._response is not None:
@@ -281,6 +290,8 @@ class _Answer:
 
     async def drain(self) -> None:
         """Read to the end of the body, so that the connection can serve again."""
+        if self._response.content.at_eof():
+            return
         self._watch.got_tokens(_AFTER_END_S)
         try:
             while not self._response.content.at_eof():

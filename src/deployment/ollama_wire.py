@@ -38,6 +38,17 @@ _CALLERS_500 = re.compile(r'^option "[^"]*" must be of type|^invalid format\b')
 # Statuses that speak of how we reach the node, not of the request.
 _NOT_THE_CALLERS = {401, 403, 404, 405, 407, 408, 421, 425, 499}
 _TEXT_LIMIT = 2000
+_END_FIELDS = {
+    "done",
+    "done_reason",
+    "context",
+    "total_duration",
+    "load_duration",
+    "prompt_eval_count",
+    "prompt_eval_duration",
+    "eval_count",
+    "eval_duration",
+}
 
 
 @dataclass(slots=True)
@@ -166,12 +177,16 @@ def delta_of(raw: dict[str, Any]) -> Delta:
     thinking = message.get("thinking") or ""
     if type(text) is not str or type(thinking) is not str:
         raise EngineProtocolError("The engine sent a text that is not a string.")
-    return Delta(text, thinking, message.get("tool_calls"), raw.get("logprobs"), raw)
+    tool_calls, logprobs = message.get("tool_calls"), raw.get("logprobs")
+    if (tool_calls and type(tool_calls) is not list) or (logprobs and type(logprobs) is not list):
+        raise EngineProtocolError("The engine sent tool calls or log-probabilities that are not a list.")
+    return Delta(text, thinking, tool_calls, logprobs, raw)
 
 
 def end_of(raw: dict[str, Any]) -> tuple[Delta | None, Done]:
     """The last object of an answer: what it says (None if nothing) and the end marker."""
-    delta: Delta | None = delta_of({**raw, "done": False})
+    said = {key: value for key, value in raw.items() if key not in _END_FIELDS}
+    delta: Delta | None = delta_of({**said, "done": False})
     if delta and not (delta.text or delta.thinking or delta.tool_calls or delta.logprobs):
         delta = None
     else:
