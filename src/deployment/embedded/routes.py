@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from deployment import __version__
 from deployment.clock import Clock
 from deployment.embedded.answers import Answer, Encoder, Lines, error_response, json_response
 from deployment.embedded.bodies import Chat, Copy, Create, Embed, Embeddings, Generate, Named, Show, read_body
@@ -72,8 +73,8 @@ class Routes:
         return PlainTextResponse("Ollama is running")
 
     async def version(self, _: Request) -> Response:
-        """Which API this is."""
-        return json_response({"version": API_VERSION})
+        """Which API this is; `ramsey` tells this engine from an Ollama."""
+        return json_response({"version": API_VERSION, "ramsey": __version__})
 
     # --- inference ---
 

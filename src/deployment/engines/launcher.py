@@ -27,10 +27,11 @@ from deployment.errors import EngineError, EngineTimeout, RamseyError, StartupEr
 from deployment.ollama_client import OllamaClient, Timeouts
 from deployment.settings import EngineKind, Settings, environment
 
-EMBEDDED_HEADER = "ramsey"
+_EMBEDDED_MARK = "ramsey"  # what the embedded engine adds to its /api/version
 _PROBE = Timeouts(connect=1.0, first_token=2.0, token=2.0, total=2.0)
 _POLL_S = 0.05
 _STOP_S = 10.0
+_DRAIN_S = 5.0  # by then the gateway has drained; this is for whoever speaks to the engine itself
 _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.5, 30.0
 _STEADY_S = 60.0  # a child that lived so long starts again without having to wait long
 _PROMPT_CACHE_MIB = "512"  # llama.cpp's own default is 8 GiB for each model, outside Ollama's estimate of memory
@@ -137,7 +138,7 @@ async def probe(url: str) -> Found:
     version = answer.get("version")
     if not isinstance(version, str) or not version:
         return Found(Presence.STRANGER)
-    kind = EngineKind.EMBEDDED if EMBEDDED_HEADER in answer else EngineKind.OLLAMA
+    kind = EngineKind.EMBEDDED if _EMBEDDED_MARK in answer else EngineKind.OLLAMA
     return Found(Presence.ENGINE, kind, version)
 
 
@@ -161,8 +162,7 @@ def plan(settings: Settings, url: str, base: Mapping[str, str]) -> Plan:
     """How to start an engine at `url`, given the environment `base`. Raises StartupError without an `ollama`."""
     ollama = shutil.which("ollama", path=base.get("PATH"))
     if settings.engine.kind is EngineKind.EMBEDDED or (settings.engine.kind is EngineKind.AUTO and not ollama):
-        command = (sys.executable, "-P", "-m", "deployment", "engine", "--until-stdin-closes")
-        return Plan(EngineKind.EMBEDDED, command, embedded_environment(settings, url, base))
+        return Plan(EngineKind.EMBEDDED, embedded_command(settings, url), embedded_environment(base))
     if not ollama:
         raise StartupError(
             "There is no `ollama` on the PATH, and engine.kind is ollama.",
@@ -196,27 +196,36 @@ def ollama_environment(settings: Settings, url: str, base: Mapping[str, str]) ->
     }
 
 
-def embedded_environment(settings: Settings, url: str, base: Mapping[str, str]) -> dict[str, str]:
-    """What `ramsey engine` is started with: all of its settings, so that it needs no file, and none of ours."""
-    engine = settings.engine
-    kept = {key: value for key, value in base.items() if not key.startswith(("RAMSEY_", "OLLAMA_"))}
+def embedded_command(settings: Settings, url: str) -> tuple[str, ...]:
+    """The embedded engine with every option as a flag, so that it reads no settings of its own."""
+    engine, parts = settings.engine, urlsplit(url)
+    options = {
+        "host": "127.0.0.1" if parts.hostname == "localhost" else parts.hostname,
+        "port": parts.port or 80,
+        "models_dir": settings.models_dir.absolute(),
+        "num_parallel": engine.num_parallel,
+        "max_queue": engine.max_queue,
+        "max_loaded_models": engine.max_loaded_models,
+        "context_length": engine.context_length,
+        "keep_alive": settings.model.keep_alive,
+        "threads": engine.threads,
+        "gpu_layers": engine.gpu_layers,
+        "load_timeout_s": settings.pool.load_timeout,
+        "drain_s": _DRAIN_S,
+        "log_level": settings.log.level.upper(),
+    }
+    flags = (f"--{name.replace('_', '-')}={value}" for name, value in options.items())
+    return (sys.executable, "-P", "-m", "deployment.embedded", "--until-stdin-closes", *flags)
+
+
+def embedded_environment(base: Mapping[str, str]) -> dict[str, str]:
+    """Ours without our settings, which may hold secrets; and this package, wherever it was started from."""
+    kept = {key: value for key, value in base.items() if not key.startswith("RAMSEY_")}
     package = str(Path(__file__).parents[2])
     return {
         **kept,
         "PYTHONPATH": os.pathsep.join(filter(None, (package, base.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",
-        "RAMSEY_DATA_DIR": str(settings.data_dir.absolute()),
-        "RAMSEY_LOG__LEVEL": settings.log.level.value,
-        "RAMSEY_MODEL__KEEP_ALIVE": str(settings.model.keep_alive),
-        "RAMSEY_ENGINE__HOST": url,
-        "RAMSEY_ENGINE__MODELS_DIR": str(settings.models_dir.absolute()),
-        "RAMSEY_ENGINE__NUM_PARALLEL": str(engine.num_parallel),
-        "RAMSEY_ENGINE__MAX_LOADED_MODELS": str(engine.max_loaded_models),
-        "RAMSEY_ENGINE__MAX_QUEUE": str(engine.max_queue),
-        "RAMSEY_ENGINE__CONTEXT_LENGTH": str(engine.context_length),
-        "RAMSEY_ENGINE__THREADS": str(engine.threads),
-        "RAMSEY_ENGINE__GPU_LAYERS": str(engine.gpu_layers),
-        "RAMSEY_ENGINE__FIRST_TOKEN_TIMEOUT": str(engine.first_token_timeout),
     }
 
 

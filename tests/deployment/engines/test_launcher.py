@@ -10,15 +10,17 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import psutil
 import pytest
 
+from deployment.embedded import NodeOptions
 from deployment.engines.launcher import (
     Found,
     Presence,
-    embedded_environment,
+    embedded_command,
     launch,
     ollama_environment,
     probe,
@@ -172,20 +174,33 @@ def test_ollama_gets_a_sane_environment(settings: Settings) -> None:
     }
 
 
-def test_the_embedded_engine_gets_every_setting_that_it_needs(
-    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+def test_every_option_of_the_embedded_engine_is_given(settings: Settings, url: str) -> None:
+    flags = [word.partition("=")[0] for word in embedded_command(settings, url) if "=" in word]
+    names = {flag.removeprefix("--").replace("-", "_") for flag in flags}
+    assert names == {field.name for field in fields(NodeOptions)} | {"log_level"}
+
+
+async def test_the_embedded_engine_is_started_where_there_is_no_ollama(
+    settings: Settings, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = {"num_parallel": 7, "context_length": 512, "threads": 3, "gpu_layers": 0, "max_queue": 5}
-    settings = load(data_dir=tmp_path, engine=engine, model={"keep_alive": "30m"})
-    given = embedded_environment(settings, url, {"RAMSEY_PROFILE": "production", "OLLAMA_HOST": "x"})
-    for variable in ("RAMSEY_CONFIG", "OLLAMA_HOST"):
-        monkeypatch.delenv(variable, raising=False)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    child = load()
-    assert child.engine.host == url
-    assert child.engine.model_dump(include=set(engine)) == engine
-    assert (child.model.keep_alive, child.models_dir, child.profile) == ("30m", tmp_path / "models", "development")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("RAMSEY_ACCESS__KEYS", "[]")
+    async with running(settings) as engine:
+        assert (engine.kind, engine.started_by_us) == (EngineKind.EMBEDDED, True)
+        assert engine.pid is not None
+        assert not any(name.startswith("RAMSEY_") for name in psutil.Process(engine.pid).environ())
+        assert (await probe(url)).kind is EngineKind.EMBEDDED
+        wanted = settings.model_copy(update={"engine": settings.engine.model_copy(update={"kind": EngineKind.OLLAMA})})
+        with pytest.raises(StartupError, match=r"engine\.kind is ollama"):
+            await launch(wanted)
+    assert (await probe(url)).presence is Presence.NOBODY
+
+
+async def test_an_ollama_is_not_taken_for_the_embedded_engine(settings: Settings, url: str) -> None:
+    wanted = settings.model_copy(update={"engine": settings.engine.model_copy(update={"kind": EngineKind.EMBEDDED})})
+    async with answering(url, http('{"version":"0.31.2"}')):
+        with pytest.raises(StartupError, match="An Ollama answers"):
+            await launch(wanted)
 
 
 async def test_a_missing_ollama_is_told_with_the_mend(
@@ -333,11 +348,12 @@ def parent(settings: Settings) -> Iterator[Callable[[str], subprocess.Popen[str]
         process.communicate()
 
 
-async def test_kill_9_of_the_parent_leaves_no_ollama(
-    install: Callable[[str], None], parent: Callable[[str], "subprocess.Popen[str]"]
+@pytest.mark.parametrize("kind", ["ollama", "embedded"])
+async def test_kill_9_of_the_parent_leaves_no_engine(
+    install: Callable[[str], None], parent: Callable[[str], "subprocess.Popen[str]"], kind: str
 ) -> None:
     install("")
-    process = parent("ollama")
+    process = parent(kind)
     assert process.stdout
     pid = int(await asyncio.to_thread(process.stdout.readline))
     assert not gone(pid)
