@@ -62,6 +62,13 @@ class MethodNotAllowed(RamseyError):
     status = 405
 
 
+class RequestTimeout(RamseyError):
+    """The caller did not send its request in time."""
+
+    code = "request_timeout"
+    status = 408
+
+
 class PayloadTooLarge(RamseyError):
     """The body or the prompt is over its limit."""
 
@@ -154,6 +161,13 @@ class Draining(RamseyError):
     """The server is about to stop and takes no new work."""
 
     code = "draining"
+    status = 503
+
+
+class DatabaseUnavailable(RamseyError):
+    """The state cannot be reached. What is in memory goes on serving for a stated time."""
+
+    code = "database_unavailable"
     status = 503
 
 

@@ -10,7 +10,7 @@ import re
 import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -267,6 +267,9 @@ class ApiKey(Section):
     name: str = Field(min_length=1, max_length=64, description="Who holds the key; appears in logs.")
     sha256: str = Field(pattern=_SHA256, description="SHA-256 of the key, in hex.")
     tenant: str = Field("default", min_length=1, max_length=64, description="The tenant that the key belongs to.")
+    roles: tuple[Literal["viewer", "user", "operator", "admin"], ...] = Field(
+        ("user",), min_length=1, description="What the key may do: viewer, user, operator, admin."
+    )
 
 
 class AccessSettings(Section):
@@ -274,6 +277,10 @@ class AccessSettings(Section):
 
     keys: tuple[ApiKey, ...] = Field((), description="The keys that may call.")
     cors_origins: tuple[str, ...] = Field((), description="Web origins whose pages may call; none by default.")
+    offline_seconds: Seconds = Field(
+        3600.0,
+        description="How long stored keys go on working while the database cannot be reached, in seconds.",
+    )
 
     @model_validator(mode="after")
     def _each_key_once(self) -> Self:

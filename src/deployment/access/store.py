@@ -1,0 +1,208 @@
+"""Keys, tenants and roles in the database. Each change raises one version, which other processes watch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from deployment.access.model import Changes, KeyRecord, Role, Tenant
+from deployment.access.permissions import Permission
+from deployment.database import Database, Moment, metadata
+
+_versions = sa.Table(
+    "access_version",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+)
+_tenants = sa.Table(
+    "tenants",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("disabled_at", Moment),
+)
+_roles = sa.Table(
+    "roles",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("permissions", sa.JSON, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+)
+_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("public_id", sa.String(16), primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("tenant", sa.String(64), sa.ForeignKey("tenants.id"), nullable=False, index=True),
+    sa.Column("roles", sa.JSON, nullable=False),
+    sa.Column("scopes", sa.JSON, nullable=False),
+    sa.Column("models", sa.JSON, nullable=False),
+    sa.Column("networks", sa.JSON, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("created_by", sa.String(200), nullable=False),
+    sa.Column("expires_at", Moment),
+    sa.Column("revoked_at", Moment),
+    sa.Column("replaced_by", sa.String(16)),
+    sa.Column("last_used_at", Moment),
+    sa.Column("version", sa.BigInteger, nullable=False, index=True),
+)
+_KEY_COLUMNS = [column for column in _keys.c if column.name != "version"]
+
+
+class AccessStore:
+    """The only SQL for its tables."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def changes(self, since: int) -> Changes | None:
+        """What changed after version `since` (-1 for everything); None when nothing did."""
+        async with self._database.read() as connection:
+            version = (await connection.execute(sa.select(_versions.c.version))).scalar_one()
+            if version == since:
+                return None
+            # A counter that went back is a database put back from a backup: all of it is news.
+            floor = since if version > since else -1
+            keys = await connection.execute(sa.select(*_KEY_COLUMNS).where(_keys.c.version > floor))
+            return Changes(
+                version=version,
+                keys=tuple(_key(row) for row in keys.mappings()),
+                tenants=await self._all_tenants(connection),
+                roles=await self._all_roles(connection),
+            )
+
+    async def add_key(self, key: KeyRecord) -> None:
+        """Keep a new key."""
+        async with self._database.write() as connection:
+            await self._insert(connection, key, await _raise_version(connection))
+
+    async def replace_key(self, old: KeyRecord, new: KeyRecord) -> None:
+        """Keep a key's successor and the old one's last day, both or neither."""
+        async with self._database.write() as connection:
+            version = await _raise_version(connection)
+            await self._insert(connection, new, version)
+            await connection.execute(
+                sa.update(_keys)
+                .where(_keys.c.public_id == old.public_id)
+                .values(expires_at=old.expires_at, replaced_by=new.public_id, version=version)
+            )
+
+    async def revoke_key(self, public_id: str, at: datetime) -> None:
+        """Mark a key as revoked; the first time stays."""
+        async with self._database.write() as connection:
+            version = await _raise_version(connection)
+            await connection.execute(
+                sa.update(_keys)
+                .where(_keys.c.public_id == public_id, _keys.c.revoked_at.is_(None))
+                .values(revoked_at=at, version=version)
+            )
+
+    async def key(self, public_id: str) -> KeyRecord | None:
+        """One key."""
+        async with self._database.read() as connection:
+            rows = await connection.execute(sa.select(*_KEY_COLUMNS).where(_keys.c.public_id == public_id))
+            row = rows.mappings().one_or_none()
+            return _key(row) if row is not None else None
+
+    async def keys(self, tenant: str | None, after: str, limit: int) -> list[KeyRecord]:
+        """A page of keys in the order of their public ids; `tenant` None for all tenants."""
+        query = sa.select(*_KEY_COLUMNS).where(_keys.c.public_id > after)
+        if tenant is not None:
+            query = query.where(_keys.c.tenant == tenant)
+        async with self._database.read() as connection:
+            rows = await connection.execute(query.order_by(_keys.c.public_id).limit(limit))
+            return [_key(row) for row in rows.mappings()]
+
+    async def mark_used(self, used: Mapping[str, datetime]) -> None:
+        """Note when keys were last used; a later note of another process stays."""
+        if not used:
+            return
+        statement = (
+            sa.update(_keys)
+            .where(
+                _keys.c.public_id == sa.bindparam("id"),
+                sa.or_(_keys.c.last_used_at.is_(None), _keys.c.last_used_at < sa.bindparam("at")),
+            )
+            .values(last_used_at=sa.bindparam("at"))
+        )
+        async with self._database.write() as connection:
+            # Sorted, so that two processes take the rows' locks in one order.
+            await connection.execute(statement, [{"id": key, "at": at} for key, at in sorted(used.items())])
+
+    async def tenants(self) -> list[Tenant]:
+        """All of them."""
+        async with self._database.read() as connection:
+            return list(await self._all_tenants(connection))
+
+    async def add_tenant(self, tenant: Tenant) -> bool:
+        """Keep a new tenant; False when there is one of that id."""
+        async with self._database.write() as connection:
+            if (await connection.execute(sa.select(_tenants.c.id).where(_tenants.c.id == tenant.id))).first():
+                return False
+            await _raise_version(connection)
+            await connection.execute(_tenants.insert().values(asdict(tenant)))
+            return True
+
+    async def set_tenant_disabled(self, tenant_id: str, at: datetime | None) -> bool:
+        """Disable (or, with None, enable) a tenant; False when there is none."""
+        async with self._database.write() as connection:
+            await _raise_version(connection)
+            done = await connection.execute(
+                sa.update(_tenants).where(_tenants.c.id == tenant_id).values(disabled_at=at)
+            )
+            return done.rowcount > 0
+
+    async def roles(self) -> list[Role]:
+        """The installation's own roles."""
+        async with self._database.read() as connection:
+            return list(await self._all_roles(connection))
+
+    async def put_role(self, role: Role, at: datetime) -> None:
+        """Create a role or change what it allows."""
+        names = sorted(role.permissions)
+        async with self._database.write() as connection:
+            await _raise_version(connection)
+            changed = await connection.execute(
+                sa.update(_roles).where(_roles.c.name == role.name).values(permissions=names)
+            )
+            if changed.rowcount == 0:
+                await connection.execute(_roles.insert().values(name=role.name, permissions=names, created_at=at))
+
+    async def delete_role(self, name: str) -> bool:
+        """Remove a role; keys that name it lose what it allowed. False when there is none."""
+        async with self._database.write() as connection:
+            await _raise_version(connection)
+            return (await connection.execute(sa.delete(_roles).where(_roles.c.name == name))).rowcount > 0
+
+    async def _insert(self, connection: AsyncConnection, key: KeyRecord, version: int) -> None:
+        await connection.execute(_keys.insert().values(**asdict(key), version=version))
+
+    async def _all_tenants(self, connection: AsyncConnection) -> tuple[Tenant, ...]:
+        rows = await connection.execute(sa.select(_tenants).order_by(_tenants.c.id))
+        return tuple(Tenant(**row) for row in rows.mappings())
+
+    async def _all_roles(self, connection: AsyncConnection) -> tuple[Role, ...]:
+        rows = await connection.execute(sa.select(_roles).order_by(_roles.c.name))
+        return tuple(Role(row.name, _permissions(row.permissions)) for row in rows)
+
+
+async def _raise_version(connection: AsyncConnection) -> int:
+    """The number of this change. The row stays locked to the end, so that numbers appear in order."""
+    raised = sa.update(_versions).values(version=_versions.c.version + 1).returning(_versions.c.version)
+    return int((await connection.execute(raised)).scalar_one())
+
+
+def _key(row: Mapping[Any, Any]) -> KeyRecord:
+    lists = {name: tuple(row[name]) for name in ("roles", "scopes", "models", "networks")}
+    return KeyRecord(**{**row, **lists})
+
+
+def _permissions(names: list[str]) -> frozenset[Permission]:
+    """Those that this version of the code knows; a newer one may have stored more."""
+    return frozenset(permission for permission in Permission if permission.value in names)

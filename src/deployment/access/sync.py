@@ -1,0 +1,80 @@
+"""Keeps the directory in memory and the store in step: changes come in, last uses go out."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from deployment.access.authentication import Authenticator
+from deployment.access.directory import Directory
+from deployment.access.store import AccessStore
+from deployment.clock import Clock
+from deployment.errors import DatabaseUnavailable
+
+REFRESH_S = 0.4
+"""A revoked key must be nobody everywhere within a second."""
+FLUSH_S = 20.0
+
+
+class Sync:
+    """One for a process."""
+
+    def __init__(self, store: AccessStore, directory: Directory, authenticator: Authenticator, clock: Clock) -> None:
+        self._store = store
+        self._directory = directory
+        self._authenticator = authenticator
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._log = structlog.get_logger("deployment.access")
+        self.problem: str | None = None
+        """Why the store cannot be reached now; for /health."""
+
+    async def refresh(self) -> None:
+        """Take in what changed in the store. Raises DatabaseUnavailable."""
+        async with self._turn:
+            asked_at = self._clock.monotonic()
+            changes = await self._store.changes(self._directory.version)
+            if changes is not None:
+                self._directory.apply(changes)
+            self._directory.true_at = asked_at
+
+    async def flush(self) -> None:
+        """Write down when keys were last used; what cannot be written is forgotten."""
+        await self._store.mark_used(self._authenticator.take_used())
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Refresh in the background until the end; the last uses are written then."""
+        await self.refresh()
+        loop = asyncio.create_task(self._loop())
+        try:
+            yield
+        finally:
+            loop.cancel()
+            await asyncio.gather(loop, return_exceptions=True)
+            with contextlib.suppress(DatabaseUnavailable):
+                await self.flush()
+
+    async def _loop(self) -> None:
+        flush_at = self._clock.monotonic() + FLUSH_S
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            try:
+                await self.refresh()
+                if self._clock.monotonic() >= flush_at:
+                    flush_at = self._clock.monotonic() + FLUSH_S
+                    await self.flush()
+            except DatabaseUnavailable as error:
+                self._note(error.message)
+            else:
+                self._note(None)
+
+    def _note(self, problem: str | None) -> None:
+        if (problem is None) != (self.problem is None):
+            if problem is None:
+                self._log.info("database_back")
+            else:
+                self._log.error("database_unavailable", problem=problem)
+        self.problem = problem

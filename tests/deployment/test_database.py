@@ -1,0 +1,156 @@
+import asyncio
+import stat
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from tests.support.postgres_server import postgres_server
+
+import deployment.access.store  # its tables enter the metadata  # noqa: F401
+from deployment import migrations
+from deployment.database import Database, Moment, database_url, metadata
+from deployment.errors import ConfigurationError, DatabaseUnavailable
+from deployment.settings import load
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    url = f"sqlite:///{tmp_path}/state/ramsey.db"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres")
+    database = Database(url)
+    await database.upgrade()
+    yield database
+    await database.downgrade("base")
+    await database.close()
+
+
+async def tables(database: Database) -> set[str]:
+    async with database.read() as connection:
+        return set(await connection.run_sync(lambda sync: sa.inspect(sync).get_table_names()))
+
+
+async def test_the_migrations_make_the_tables_that_the_code_speaks_of(database: Database) -> None:
+    async with database.read() as connection:
+        differences = await connection.run_sync(
+            lambda sync: compare_metadata(MigrationContext.configure(sync), metadata)
+        )
+    assert differences == []
+
+
+async def test_back_to_nothing_and_forward_again(database: Database) -> None:
+    before = await tables(database)
+    await database.downgrade("base")
+    assert await tables(database) == {"alembic_version"}
+    await database.upgrade()
+    assert await tables(database) == before
+
+
+async def test_the_head_is_named_right() -> None:
+    assert ScriptDirectory(str(Path(migrations.__file__).parent)).get_current_head() == migrations.HEAD
+
+
+async def test_several_processes_may_start_at_once(database: Database) -> None:
+    await database.downgrade("base")
+    others = [Database(database.url) for _ in range(4)]
+    await asyncio.gather(*(other.upgrade() for other in others))
+    async with database.read() as connection:
+        assert (await connection.execute(sa.text("SELECT count(*) FROM access_version"))).scalar() == 1
+    for other in others:
+        await other.close()
+
+
+async def test_tables_of_a_newer_version_are_left_alone(database: Database) -> None:
+    async with database.write() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    await database.upgrade()
+    async with database.write() as connection:
+        assert (await connection.execute(sa.text("SELECT version_num FROM alembic_version"))).scalar() == "9999"
+        await connection.execute(sa.text(f"UPDATE alembic_version SET version_num = '{migrations.HEAD}'"))
+
+
+async def test_a_transaction_is_all_or_nothing(database: Database) -> None:
+    async def half() -> None:
+        async with database.write() as connection:
+            await connection.execute(sa.text("UPDATE access_version SET version = 41"))
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        await half()
+    async with database.read() as connection:
+        assert (await connection.execute(sa.text("SELECT version FROM access_version"))).scalar() == 0
+
+
+async def test_no_write_is_lost_when_many_write_at_once(database: Database) -> None:
+    async def increment() -> None:
+        async with database.write() as connection:
+            await connection.execute(sa.text("UPDATE access_version SET version = version + 1"))
+
+    await asyncio.gather(*(increment() for _ in range(40)))
+    async with database.read() as connection:
+        assert (await connection.execute(sa.text("SELECT version FROM access_version"))).scalar() == 40
+
+
+async def test_times_come_back_as_they_went_in(database: Database) -> None:
+    moment = datetime(2026, 7, 1, 12, 0, 0, 123456, tzinfo=timezone(timedelta(hours=2)))
+    table = sa.table("tenants", sa.column("id"), sa.column("name"), sa.column("created_at", Moment))
+    async with database.write() as connection:
+        await connection.execute(table.insert().values(id="t", name="T", created_at=moment))
+        row = (await connection.execute(table.select().where(table.c.id == "t"))).one()
+    assert row.created_at == moment
+    assert row.created_at.tzinfo is UTC
+
+
+def test_a_time_without_a_zone_is_refused() -> None:
+    with pytest.raises(ValueError, match="zone"):
+        Moment().process_bind_param(datetime(2026, 1, 1), None)  # type: ignore[arg-type]  # noqa: DTZ001
+
+
+async def test_only_its_owner_can_read_the_file(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/state/ramsey.db")
+    await database.upgrade()
+    await database.close()
+    for path, mode in ((tmp_path / "state", 0o700), (tmp_path / "state" / "ramsey.db", 0o600)):
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+async def test_an_unreachable_database_says_so_without_its_password() -> None:
+    database = Database("postgresql://ramsey:hunter2@127.0.0.1:1/ramsey")
+    with pytest.raises(DatabaseUnavailable) as caught:
+        await database.upgrade()
+    assert caught.value.status == 503
+    assert "127.0.0.1" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    await database.close()
+
+
+@pytest.mark.parametrize("url", ["mysql://host/db", "nonsense", ""])
+def test_a_url_that_is_not_supported_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Database(url)
+    assert "postgresql://" in (caught.value.hint or "")
+
+
+async def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    database = Database(f"sqlite:///{tmp_path}/file/ramsey.db")
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        await database.upgrade()
+
+
+def test_the_default_is_a_file_in_the_data_directory(tmp_path: Path) -> None:
+    settings = load(data_dir=tmp_path)
+    assert database_url(settings) == f"sqlite:///{tmp_path}/ramsey.db"
+    named = load(data_dir=tmp_path, database={"url": "postgresql://h/d"})
+    assert database_url(named) == "postgresql://h/d"
