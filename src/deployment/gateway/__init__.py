@@ -1,1 +1,19 @@
-"""gateway"""
+"""An inference request from wire to wire."""
+
+from deployment.gateway.drain import Drainer
+from deployment.gateway.envelope import Envelope
+from deployment.gateway.health import health_routes
+from deployment.gateway.openapi import document
+from deployment.gateway.routes import native_routes, ollama_routes, openai_routes
+from deployment.gateway.service import Gateway
+
+__all__ = [
+    "Drainer",
+    "Envelope",
+    "Gateway",
+    "document",
+    "health_routes",
+    "native_routes",
+    "ollama_routes",
+    "openai_routes",
+]

@@ -1,0 +1,181 @@
+"""The composition root: builds everything from the settings, and opens and closes it in order."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from deployment import __version__
+from deployment.access import Authenticator
+from deployment.clock import Clock, SystemClock
+from deployment.engines import EnginePool
+from deployment.errors import StartupError
+from deployment.gateway import (
+    Drainer,
+    Envelope,
+    Gateway,
+    document,
+    health_routes,
+    native_routes,
+    ollama_routes,
+    openai_routes,
+)
+from deployment.gateway.cache import Answers, MemoryStore, RedisStore, SemanticIndex, Store
+from deployment.releases import BringUp, Traffic
+from deployment.settings import Profile, Settings
+from deployment.telemetry import Metrics, configure_logging
+
+_KEEP_ALIVE_S = 75  # longer than a load balancer keeps its idle connections, so that it never meets a closed one
+_BACKLOG = 2048
+
+_log = structlog.get_logger("app")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What runs, for those who need a part of it."""
+
+    settings: Settings
+    gateway: Gateway
+    pool: EnginePool
+    traffic: Traffic
+    metrics: Metrics
+    bring_up: BringUp
+
+
+def build(settings: Settings, clock: Clock | None = None) -> Services:
+    """Put the parts together. Does no I/O."""
+    clock = clock or SystemClock()
+    metrics, traffic = Metrics(), Traffic()
+    pool = EnginePool(settings, clock, metrics.registry)
+    answers = Answers(pool, *_cache(settings, clock), metrics.cache_lookups)
+    authenticator = Authenticator(settings.access, settings.profile, clock)
+    gateway = Gateway(settings, pool, answers, authenticator, traffic, metrics, clock)
+    return Services(settings, gateway, pool, traffic, metrics, BringUp(settings, pool, traffic))
+
+
+def _cache(settings: Settings, clock: Clock) -> tuple[Store | None, SemanticIndex | None]:
+    cache = settings.cache
+    if not cache.enabled:
+        return None, None
+    semantic = SemanticIndex(cache.semantic_threshold, cache.semantic_entries) if cache.semantic else None
+    if cache.redis_url:
+        return RedisStore.from_url(cache.redis_url, cache.ttl_seconds, cache.max_bytes), semantic
+    return MemoryStore(cache.max_bytes, cache.ttl_seconds, clock.monotonic), semantic
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The ASGI application. Everything is opened by its lifespan, nothing before."""
+    services = build(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        readable = settings.profile is Profile.DEVELOPMENT and sys.stdout.isatty()
+        configure_logging(settings.log, readable=readable)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(services.pool)
+            await stack.enter_async_context(services.bring_up)
+            await stack.enter_async_context(_running(services.gateway.exchanges.watch()))
+            stack.enter_context(Drainer(services.gateway, settings.server))
+            _log.info("started", version=__version__, profile=settings.profile.value)
+            yield
+        _log.info("stopped")
+
+    app = FastAPI(
+        title="Ramsey",
+        version=__version__,
+        description="Your own model, in production: one gateway that speaks Ramsey's, Ollama's and OpenAI's API.",
+        lifespan=lifespan,
+        license_info={"name": "Apache-2.0"},
+    )
+    app.state.services = services
+    for router in (
+        native_routes(services.gateway),
+        ollama_routes(services.gateway),
+        openai_routes(services.gateway),
+        health_routes(services.gateway, lambda: services.bring_up.problem),
+    ):
+        app.include_router(router)
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
+    app.add_exception_handler(HTTPException, _to_envelope)
+    if settings.access.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.access.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-api-key", "x-request-id", "x-session-id"],
+            expose_headers=["x-request-id", "x-ramsey-release", "x-ramsey-node"],
+        )
+    app.add_middleware(Envelope, metrics=services.metrics)
+    return app
+
+
+async def _to_envelope(request: Request, error: Exception) -> Response:
+    raise error  # the envelope renders every error, in the dialect of its path
+
+
+@asynccontextmanager
+async def _running(work: object) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def serve(app: FastAPI) -> None:
+    """Run the application on its settings' address until SIGTERM or Ctrl-C; returns when it has drained.
+
+    Raises StartupError when the address cannot be had.
+    """
+    settings: Settings = app.state.services.settings
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+    )
+    listener = _listen(settings)
+    host, port = listener.getsockname()[:2]
+    configure_logging(settings.log, readable=settings.profile is Profile.DEVELOPMENT and sys.stdout.isatty())
+    _log.info("listening", url=f"http://{host}:{port}")
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    server = settings.server
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # A caller that reads nothing would keep its socket for ever: closing waits until the rest is taken.
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            milliseconds = int(server.slow_client_seconds * 1000)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        raise StartupError(
+            f"Cannot listen on {server.host}:{server.port}: {error.strerror or error}.",
+            hint="Stop what uses the port, or choose another: RAMSEY_SERVER__PORT=8001.",
+        ) from None
+    return listener

@@ -1,0 +1,69 @@
+"""A body: read within its bounds, understood, and refused with the name of the field that is wrong."""
+
+import asyncio
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from deployment.errors import InvalidRequest, PayloadTooLarge, RequestTimeout
+
+Body = TypeVar("Body", bound=BaseModel)
+
+_PLAINER = {
+    "json_invalid": "the body is not valid JSON",
+    "missing": "is required",
+    "extra_forbidden": "there is no such field",
+    "finite_number": "must be a finite number",
+}
+
+
+async def read_body(request: Request, limit: int, seconds: float) -> bytes:
+    """The whole body.
+
+    Raises PayloadTooLarge over `limit` bytes (before reading, where the length is declared), RequestTimeout if
+    it has not come after `seconds`, ClientDisconnect when the caller left.
+    """
+    headers = request.headers
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise InvalidRequest("Compressed bodies are not accepted.", hint="Send it without Content-Encoding.")
+    declared = headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise _too_large(limit)
+    receive, chunks, size = request.receive, [], 0
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > limit:
+                    raise _too_large(limit)
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    except TimeoutError:
+        raise RequestTimeout(f"The body did not arrive within {seconds:g} s.") from None
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is larger than {limit} bytes.", hint="Send less, or raise server.max_body_bytes.")
+
+
+def parse(schema: type[Body], body: bytes) -> Body:
+    """The body as `schema`. Raises InvalidRequest that names the first wrong field, never its value."""
+    if not body:
+        raise InvalidRequest("The request has no body.", hint="Send a JSON object.")
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+    kind = problem["type"]
+    reason = _PLAINER.get(kind, problem["msg"].removeprefix("Value error, "))
+    if kind == "json_invalid":
+        detail = str(problem.get("ctx", {}).get("error", ""))
+        raise InvalidRequest(f"The body is not valid JSON: {detail}.")
+    where = ".".join(str(part) for part in problem["loc"])
+    raise InvalidRequest(f"{where}: {reason}." if where else f"{reason[0].upper()}{reason[1:]}.")

@@ -1,0 +1,108 @@
+"""Where answers are kept: in this process, or in a Redis that several gateways share."""
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, Self
+
+import structlog
+
+from deployment.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+_OVERHEAD_BYTES = 200  # of an entry, beside its value
+_TIMEOUT_S = 0.25  # a cache that takes longer is no help
+_log = structlog.get_logger("cache")
+
+
+class Store(Protocol):
+    """Keys of 32 bytes, values of any size."""
+
+    async def get(self, key: bytes) -> bytes | None:
+        """The value, unless it is not there or too old. Never raises: a store that is gone holds nothing."""
+        ...
+
+    async def put(self, key: bytes, value: bytes) -> None:
+        """Keep it. Never raises."""
+        ...
+
+
+class MemoryStore:
+    """The least recently used go first once `max_bytes` are held; each lives `ttl_s` seconds."""
+
+    def __init__(self, max_bytes: int, ttl_s: float, monotonic: Callable[[], float]) -> None:
+        self._max_bytes, self._ttl_s, self._monotonic = max_bytes, ttl_s, monotonic
+        self._entries: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
+        self.held_bytes = 0
+
+    async def get(self, key: bytes) -> bytes | None:
+        """The value, and it was used now."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        expires, value = entry
+        if expires <= self._monotonic():
+            self._drop(key)
+            return None
+        self._entries.move_to_end(key)
+        return value
+
+    async def put(self, key: bytes, value: bytes) -> None:
+        """Keep it, unless it alone is larger than the whole store."""
+        if key in self._entries:
+            self._drop(key)
+        size = len(value) + _OVERHEAD_BYTES
+        if size > self._max_bytes:
+            return
+        self._entries[key] = (self._monotonic() + self._ttl_s, value)
+        self.held_bytes += size
+        while self.held_bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: bytes) -> None:
+        _, value = self._entries.pop(key)
+        self.held_bytes -= len(value) + _OVERHEAD_BYTES
+
+
+class RedisStore:
+    """Shared between gateways. A Redis that is slow or gone counts as empty: it must not fail an inference."""
+
+    def __init__(self, redis: "Redis", ttl_s: float, max_value_bytes: int) -> None:
+        self._redis, self._ttl_ms, self._max_value_bytes = redis, int(ttl_s * 1000), max_value_bytes
+
+    @classmethod
+    def from_url(cls, url: str, ttl_s: float, max_value_bytes: int) -> Self:
+        """A store at `redis://…`; connects when it is first used. Raises ConfigurationError without the package."""
+        try:
+            from redis.asyncio import Redis
+        except ImportError:
+            raise ConfigurationError(
+                "cache.redis_url needs the package redis.", hint="Install it: pip install 'ramsey[redis]'."
+            ) from None
+        redis = Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
+        return cls(redis, ttl_s, max_value_bytes)
+
+    async def get(self, key: bytes) -> bytes | None:
+        """The value, or None."""
+        with _forgiven():
+            value = await self._redis.get(b"ramsey:cache:" + key)
+            return value if isinstance(value, bytes) else None
+        return None
+
+    async def put(self, key: bytes, value: bytes) -> None:
+        """Keep it for the time to live."""
+        if len(value) <= self._max_value_bytes:
+            with _forgiven():
+                await self._redis.set(b"ramsey:cache:" + key, value, px=self._ttl_ms)
+
+
+@contextlib.contextmanager
+def _forgiven():  # type: ignore[no-untyped-def]
+    from redis.exceptions import RedisError
+
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        _log.warning("the cache's Redis does not answer; answers are made anew", reason=str(error))

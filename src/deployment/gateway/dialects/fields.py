@@ -1,0 +1,46 @@
+"""The bounds that every dialect's fields share."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_STOPS = 16
+MAX_MESSAGES = 2_000
+
+ModelName = Annotated[str, Field(min_length=1, max_length=512)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
+Probability = Annotated[float, Field(gt=0, le=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Tokens = Annotated[int, Field(ge=1, lt=2**31)]
+StopText = Annotated[str, Field(min_length=1, max_length=256)]
+Stops = StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)]
+TopLogprobs = Annotated[int, Field(ge=0, le=20)]
+Schema = dict[str, Any]
+Format = Literal["json"] | Schema
+EmbeddingInput = (
+    Annotated[str, Field(min_length=1)]
+    | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=2048)]
+)
+
+
+class Request(BaseModel):
+    """A request that refuses fields it does not know: a typing error is told, not ignored."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class OpenRequest(BaseModel):
+    """A request of somebody else's API, whose clients may send more than we know."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+def stop_list(stop: str | list[str] | None) -> list[str] | None:
+    """`stop` as a list; one text may stand alone."""
+    return [stop] if isinstance(stop, str) else stop
+
+
+def fold_seed(seed: int | None) -> int | None:
+    """A seed that the engine can hold (31 bits); the same seed always gives the same one."""
+    return None if seed is None else seed % 2**31

@@ -1,0 +1,111 @@
+"""Around every HTTP request: its id, its record, one log line and one count at its end, errors in the dialect."""
+
+import re
+import secrets
+import time
+from typing import Any
+
+import orjson
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployment.errors import MethodNotAllowed, NotFound, RamseyError
+from deployment.gateway.errors_out import dialect_of, error_body
+from deployment.gateway.exchange import CANCELLED
+from deployment.telemetry import Metrics, RequestRecord
+
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
+_QUIET = frozenset({"/health/live", "/health/ready", "/health", "/metrics"})  # probes would drown the log
+_log = structlog.get_logger("request")
+
+
+class Envelope:
+    """ASGI middleware: pure, because the generic kind costs more than the rest of the request."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the request inside its envelope."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = RequestRecord(request_id=_request_id(scope), method=scope["method"])
+        scope.setdefault("state", {})["record"] = record
+        started = time.perf_counter()
+        responded = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal responded
+            if message["type"] == "http.response.start":
+                responded = True
+                record.status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", record.request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            record.status, record.error = CANCELLED, "cancelled"
+        except Exception as error:
+            if responded:
+                record.error = RamseyError.code
+                _log.exception("unexpected error after the answer began", request_id=record.request_id)
+                raise
+            await send_error(send_with_id, scope, record, error)
+        finally:
+            self._metrics.in_flight.dec()
+            self._finish(scope, record, (time.perf_counter() - started) * 1e3)
+
+    def _finish(self, scope: Scope, record: RequestRecord, duration_ms: float) -> None:
+        if (route := scope.get("route")) is not None:
+            record.endpoint = route.path
+        self._metrics.observe(record, duration_ms)
+        if record.endpoint not in _QUIET or record.status >= 500:
+            _log.info("request", **record.as_log(duration_ms))
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            text: str = value.decode("latin-1")
+            if _REQUEST_ID.match(text):
+                return text
+    return secrets.token_hex(16)
+
+
+async def send_error(send: Send, scope: Scope, record: RequestRecord, error: Exception) -> None:
+    """Answer with an error in the dialect of the path. What we did not expect is told without its details."""
+    if isinstance(error, HTTPException):
+        error = _from_http(error, scope)
+    if not isinstance(error, RamseyError):
+        _log.error("unexpected error", request_id=record.request_id, exc_info=error)
+        error = RamseyError("Something went wrong inside Ramsey.", hint=f"The log has it as {record.request_id}.")
+    record.error = error.code
+    body = orjson.dumps(error_body(error, dialect_of(scope["path"]), record.request_id))
+    headers: dict[str, Any] = {"content-type": "application/json", "content-length": str(len(body))}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.status in (408, 413):
+        headers["connection"] = "close"  # the rest of the body is not read
+    raw = MutableHeaders(headers).raw
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})
+
+
+def _from_http(error: HTTPException, scope: Scope) -> RamseyError:
+    if error.status_code == 405:
+        return MethodNotAllowed(f"{scope['method']} is not offered here.", hint="See /docs for what is.")
+    if error.status_code == 404:
+        return NotFound("There is no such endpoint.", hint="See /docs for what there is.")
+    return RamseyError(str(error.detail))

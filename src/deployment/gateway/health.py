@@ -1,0 +1,74 @@
+"""Whether this process lives, takes work, and can answer."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import PlainTextResponse, Response
+
+from deployment.engines import NodeState, NodeView
+from deployment.gateway.routes import Json
+from deployment.gateway.service import Gateway
+
+_SERVING = frozenset({NodeState.UNKNOWN, NodeState.HEALTHY})
+
+
+def health_of(nodes: list[NodeView], table: dict[str, str], default: str, problem: str | None) -> dict[str, Any]:
+    """The state of each part with its reason. `problem` is what stops the engine or the model from coming up."""
+    up = [node for node in nodes if node.state is NodeState.HEALTHY]
+    release = table.get(default)
+    engine: dict[str, Any] = {"ok": bool(up), "nodes": len(nodes), "healthy": len(up)}
+    if not up:
+        engine["reason"] = (
+            problem or "; ".join(f"{n.name}: {n.problem or n.state}" for n in nodes) or "There is no node."
+        )
+    holds = [node for node in up if any(r.release == release and r.present for r in node.releases)]
+    model: dict[str, Any] = {"ok": bool(holds), "model": default, "release": release}
+    if not release:
+        model["reason"] = problem or f"No release of {default} is deployed yet."
+    elif not holds:
+        model["reason"] = f"No healthy node holds {release} and answers for it."
+    ok = engine["ok"] and model["ok"]
+    return {"status": "ok" if ok else "unavailable", "engine": engine, "model": model}
+
+
+def health_routes(gateway: Gateway, problem: Callable[[], str | None]) -> APIRouter:
+    """`/`, `/health`, `/health/live`, `/health/ready`, `/metrics`."""
+    router = APIRouter(tags=["Operations"])
+
+    @router.get("/health", summary="Can it answer?", response_class=Json, responses={503: {"description": "It cannot"}})
+    async def health() -> Response:
+        """Engine reachable, model present and answering; 200, or 503 with the reason of each part."""
+        parts = health_of(gateway.pool.view(), dict(gateway.traffic.table), gateway.settings.model.name, problem())
+        return Json(parts, status_code=200 if parts["status"] == "ok" else 503)
+
+    @router.get("/health/live", summary="Does the process live?", response_class=Json)
+    async def live() -> Response:
+        """200 as long as the process can answer at all."""
+        return Json({"status": "alive"})
+
+    @router.get(
+        "/health/ready",
+        summary="Does it take work?",
+        response_class=Json,
+        responses={503: {"description": "It does not"}},
+    )
+    async def ready() -> Response:
+        """For load balancers: 503 while it stops, or while no node can take work."""
+        if gateway.drain.noticed:
+            return Json({"status": "draining", "reason": "The server is stopping."}, status_code=503)
+        if not gateway.traffic.table or not any(node.state in _SERVING for node in gateway.pool.view()):
+            return Json({"status": "starting", "reason": problem() or "No engine can answer yet."}, status_code=503)
+        return Json({"status": "ready"})
+
+    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    async def metrics(request: Request) -> Response:
+        """Needs a key, as the rest."""
+        gateway.authenticator.authenticate(request.scope)
+        return Response(gateway.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def root() -> Response:
+        return PlainTextResponse("Ollama is running")  # what Ollama's clients look for
+
+    return router

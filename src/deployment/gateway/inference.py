@@ -1,0 +1,102 @@
+"""From a dialect's request to a call on the pool: names resolved, bounds kept, load-time options pinned."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from deployment.engines import Call
+from deployment.errors import InvalidRequest, ModelNotFound, PayloadTooLarge
+from deployment.settings import ModelSettings
+
+# A change of one of these makes Ollama reload the model under everybody: a release fixes them.
+LOAD_OPTIONS = frozenset({"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"})
+_PINNED_FIELDS = ("keep_alive", "shift")
+_NAME = re.compile(r"^[a-z0-9_][a-z0-9_.-]{0,79}(:[a-z0-9_][a-z0-9_.-]{0,79})?$")
+
+
+@dataclass(slots=True)
+class Inference:
+    """What a dialect understood of a request, in the words of Ollama's own API."""
+
+    path: Literal["/api/chat", "/api/generate"]
+    model: str | None
+    body: dict[str, Any]
+    stream: bool
+
+    def prompt_chars(self) -> int:
+        """Characters that the model would read: prompt, system and every message."""
+        body = self.body
+        total = len(body.get("prompt") or "") + len(body.get("system") or "") + len(body.get("suffix") or "")
+        return total + sum(len(message.get("content") or "") for message in body.get("messages") or ())
+
+    def prompt(self) -> Any:
+        """What the caller asked, for a log that was told to keep it."""
+        return self.body.get("prompt") or self.body.get("messages")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A name that a caller used, and the release that answers for it."""
+
+    model: str
+    release: str
+
+
+def resolve(asked: str | None, served: Mapping[str, str], present: frozenset[str], default: str) -> Served:
+    """Find the release behind a name.
+
+    `served` is the traffic: model -> release. `present` are the releases that nodes hold: one of a served
+    model may be asked for by its tag. Raises ModelNotFound, or InvalidRequest for a name that Ollama would
+    send to its cloud.
+    """
+    name = (asked or default).strip()
+    folded = name.lower().removeprefix("registry.ollama.ai/").removeprefix("library/")
+    model, _, tag = folded.partition(":")
+    if tag == "cloud" or folded.endswith("-cloud"):
+        raise InvalidRequest(
+            f'The name "{shorten(name)}" would leave this installation for Ollama\'s cloud; it is refused.'
+        )
+    if not _NAME.match(folded) or model not in served:
+        raise _unknown(name, served)
+    if tag in ("", "latest"):
+        return Served(name, served[model])
+    if folded not in present and folded != served[model]:
+        raise _unknown(name, served)
+    return Served(name, folded)
+
+
+def _unknown(name: str, served: Mapping[str, str]) -> ModelNotFound:
+    there = ", ".join(sorted(served)) or "none yet"
+    return ModelNotFound(f'The model "{shorten(name)}" is not served here.', hint=f"Models: {there}.")
+
+
+def shorten(text: str, limit: int = 80) -> str:
+    """A caller's text, fit for an error message."""
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+def to_call(
+    inference: Inference, release: str, settings: ModelSettings, *, tenant: str, session: str | None
+) -> tuple[Call, list[str]]:
+    """Keep the bounds and pin what a release fixes. Returns the call and the names of what was ignored.
+
+    Raises PayloadTooLarge for an over-long prompt.
+    """
+    if (chars := inference.prompt_chars()) > settings.max_prompt_chars:
+        raise PayloadTooLarge(
+            f"The prompt has {chars} characters; at most {settings.max_prompt_chars} are allowed.",
+            hint="Shorten it, or raise model.max_prompt_chars.",
+        )
+    body = inference.body
+    options = dict(body.get("options") or {})
+    ignored = [f"options.{name}" for name in options if name in LOAD_OPTIONS]
+    ignored += [name for name in _PINNED_FIELDS if body.get(name) is not None]
+    options = {name: value for name, value in options.items() if name not in LOAD_OPTIONS and value is not None}
+    wish = options.get("num_predict")
+    if wish is not None and not 0 <= wish <= settings.max_tokens:
+        options["num_predict"] = settings.max_tokens
+    body = {name: value for name, value in body.items() if name not in _PINNED_FIELDS and value is not None}
+    body |= {"options": options, "stream": inference.stream, "keep_alive": settings.keep_alive}
+    call = Call(path=inference.path, release=release, body=body, tenant=tenant, session=session)
+    return call, ignored

@@ -1,0 +1,250 @@
+"""The gateway's HTTP endpoints, thin: authenticate, read within bounds, understand, answer."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from deployment.access import Principal
+from deployment.errors import Forbidden, InvalidRequest, ModelNotFound
+from deployment.gateway.body import parse, read_body
+from deployment.gateway.dialects import native, ollama, openai_chat, openai_responses, openai_text
+from deployment.gateway.encoder import Reply
+from deployment.gateway.errors_out import NATIVE, OLLAMA, OPENAI
+from deployment.gateway.openapi import describe
+from deployment.gateway.service import Gateway
+
+Body = TypeVar("Body", bound=BaseModel)
+Handler = Callable[[Request, Principal, Body], Awaitable[Response]]
+
+# What Ollama offers to whoever reaches it, and Ramsey to nobody through this door.
+MANAGEMENT = (
+    ("POST", "/api/create"),
+    ("POST", "/api/copy"),
+    ("DELETE", "/api/delete"),
+    ("POST", "/api/pull"),
+    ("POST", "/api/push"),
+    ("POST", "/api/blobs/{digest}"),
+    ("HEAD", "/api/blobs/{digest}"),
+    ("POST", "/api/me"),
+    ("POST", "/api/signout"),
+)
+
+
+class Json(Response):
+    """A JSON answer, written by orjson."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Bytes are taken for JSON already."""
+        return content if isinstance(content, bytes) else orjson.dumps(content)
+
+
+def _post(
+    router: APIRouter, gateway: Gateway, path: str, schema: type[Body], handle: Handler[Body], summary: str
+) -> None:
+    """An inference endpoint. FastAPI's own parsing is passed by: it costs more than the rest of the gateway."""
+    server = gateway.settings.server
+
+    async def endpoint(request: Request) -> Response:
+        principal = gateway.caller(request)
+        body = await read_body(request, server.max_body_bytes, server.slow_client_seconds)
+        return await handle(request, principal, parse(schema, body))
+
+    router.add_api_route(
+        path, endpoint, methods=["POST"], summary=summary, response_class=Json, **describe(path, schema)
+    )
+
+
+def native_routes(gateway: Gateway) -> APIRouter:
+    """Ramsey's own API."""
+    router = APIRouter(tags=["Ramsey"])
+
+    async def generate(request: Request, principal: Principal, body: native.GenerateRequest) -> Response:
+        return await gateway.serve(
+            request, principal, body.inference(), lambda reply: native.NativeEncoder(reply, chat=False), NATIVE
+        )
+
+    async def chat(request: Request, principal: Principal, body: native.ChatRequest) -> Response:
+        return await gateway.serve(
+            request, principal, body.inference(), lambda reply: native.NativeEncoder(reply, chat=True), NATIVE
+        )
+
+    async def embeddings(request: Request, principal: Principal, body: native.EmbeddingsRequest) -> Response:
+        ask = {"input": body.input, "truncate": False}
+        return await gateway.ask(request, body.model, "/api/embed", ask, native.embeddings_body, NATIVE)
+
+    _post(router, gateway, "/generate", native.GenerateRequest, generate, "Answer a prompt")
+    _post(router, gateway, "/chat", native.ChatRequest, chat, "Continue a conversation")
+    _post(router, gateway, "/embeddings", native.EmbeddingsRequest, embeddings, "Embed texts")
+
+    @router.get("/models", summary="Models and their releases", response_class=Json)
+    async def models(request: Request) -> Response:
+        """Each served model with the release that answers for it, and the releases that can be asked for by name."""
+        gateway.caller(request)
+        table, there = gateway.traffic.table, await gateway.models()
+        listed = [
+            {
+                "model": model,
+                "release": release,
+                "releases": sorted(e["name"] for e in there if _is_release_of(e["name"], model)),
+                "digest": next((e.get("digest") for e in there if e["name"] == release), None),
+            }
+            for model, release in table.items()
+        ]
+        return Json({"models": listed, "default": gateway.settings.model.name})
+
+    return router
+
+
+def _is_release_of(name: str, model: str) -> bool:
+    return name.startswith(f"{model}:") and name != f"{model}:latest"
+
+
+def ollama_routes(gateway: Gateway) -> APIRouter:
+    """Ollama's API for clients."""
+    router = APIRouter(tags=["Ollama"])
+
+    async def generate(request: Request, principal: Principal, body: ollama.OllamaGenerate) -> Response:
+        return await gateway.serve(request, principal, body.inference(), ollama.OllamaEncoder, OLLAMA)
+
+    async def chat(request: Request, principal: Principal, body: ollama.OllamaChat) -> Response:
+        return await gateway.serve(request, principal, body.inference(), ollama.OllamaEncoder, OLLAMA)
+
+    def renamed(result: dict[str, Any], reply: Reply) -> bytes:
+        return orjson.dumps(result | {"model": reply.model} if "model" in result else result)
+
+    async def embed(request: Request, principal: Principal, body: ollama.OllamaEmbed) -> Response:
+        ask = body.model_dump(exclude_none=True, exclude={"model", "keep_alive", "options"})
+        return await gateway.ask(request, body.model, "/api/embed", ask, renamed, OLLAMA)
+
+    async def embeddings(request: Request, principal: Principal, body: ollama.OllamaEmbeddings) -> Response:
+        return await gateway.ask(request, body.model, "/api/embeddings", {"prompt": body.prompt}, renamed, OLLAMA)
+
+    async def show(request: Request, principal: Principal, body: ollama.OllamaShow) -> Response:
+        if not (name := body.model or body.name):
+            raise InvalidRequest("model: is required.")
+        return await gateway.ask(request, name, "/api/show", {"verbose": bool(body.verbose)}, renamed, OLLAMA)
+
+    _post(router, gateway, "/api/generate", ollama.OllamaGenerate, generate, "Answer a prompt, as Ollama does")
+    _post(router, gateway, "/api/chat", ollama.OllamaChat, chat, "Continue a conversation, as Ollama does")
+    _post(router, gateway, "/api/embed", ollama.OllamaEmbed, embed, "Embed texts, as Ollama does")
+    _post(router, gateway, "/api/embeddings", ollama.OllamaEmbeddings, embeddings, "Embed a text, the old way")
+    _post(router, gateway, "/api/show", ollama.OllamaShow, show, "Details of a model")
+    _ollama_lists(router, gateway)
+    return router
+
+
+def _ollama_lists(router: APIRouter, gateway: Gateway) -> None:
+    @router.get("/api/tags", summary="Models, as Ollama lists them", response_class=Json)
+    async def tags(request: Request) -> Response:
+        """Each model under its own name (`:latest`), and its releases."""
+        gateway.caller(request)
+        return Json({"models": await gateway.models()})
+
+    @router.get("/api/ps", summary="Loaded models, as Ollama lists them", response_class=Json)
+    async def ps(request: Request) -> Response:
+        """What the nodes hold in memory, releases of served models only."""
+        gateway.caller(request)
+        loaded = [e for e in await gateway.pool.ps() if e["name"].partition(":")[0] in gateway.traffic.table]
+        return Json({"models": loaded})
+
+    @router.get("/api/version", summary="The engine's version", response_class=Json)
+    async def version(request: Request) -> Response:
+        """The lowest version among the nodes: what a client may count on."""
+        gateway.caller(request)
+        versions = [node.version for node in gateway.pool.view() if node.version]
+        return Json({"version": min(versions, key=_version_key, default="0.0.0")})
+
+    async def refuse(request: Request) -> Response:
+        gateway.caller(request)
+        raise Forbidden(
+            f"{request.url.path} is not offered: Ramsey manages the models of its nodes.",
+            hint="`ramsey up` deploys models/ollama/Modelfile.",
+        )
+
+    for method, path in MANAGEMENT:
+        router.add_api_route(path, refuse, methods=[method], include_in_schema=False)
+
+
+def _version_key(version: str) -> tuple[int, ...]:
+    parts = version.partition("-")[0].split(".")
+    return tuple(int(part) if part.isdigit() else 0 for part in parts)
+
+
+def openai_routes(gateway: Gateway) -> APIRouter:
+    """OpenAI's API."""
+    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+    async def chat(request: Request, principal: Principal, body: openai_chat.ChatCompletionRequest) -> Response:
+        usage = body.include_usage
+        return await gateway.serve(
+            request,
+            principal,
+            body.inference(),
+            lambda reply: openai_chat.ChatEncoder(reply, include_usage=usage),
+            OPENAI,
+        )
+
+    async def completions(request: Request, principal: Principal, body: openai_text.CompletionRequest) -> Response:
+        usage = body.include_usage
+        return await gateway.serve(
+            request,
+            principal,
+            body.inference(),
+            lambda reply: openai_text.CompletionEncoder(reply, include_usage=usage),
+            OPENAI,
+        )
+
+    async def responses(request: Request, principal: Principal, body: openai_responses.ResponsesRequest) -> Response:
+        return await gateway.serve(
+            request, principal, body.inference(), lambda reply: openai_responses.ResponsesEncoder(reply, body), OPENAI
+        )
+
+    async def embeddings(request: Request, principal: Principal, body: openai_text.EmbeddingRequest) -> Response:
+        ask: dict[str, Any] = {"input": body.input, "truncate": False}
+        if body.dimensions:
+            ask["dimensions"] = body.dimensions
+        encoding = body.encoding_format
+        return await gateway.ask(
+            request,
+            body.model,
+            "/api/embed",
+            ask,
+            lambda result, reply: openai_text.embeddings_body(result, reply, encoding),
+            OPENAI,
+        )
+
+    _post(router, gateway, "/chat/completions", openai_chat.ChatCompletionRequest, chat, "Chat completion")
+    _post(router, gateway, "/completions", openai_text.CompletionRequest, completions, "Text completion")
+    _post(router, gateway, "/responses", openai_responses.ResponsesRequest, responses, "Response, stateless")
+    _post(router, gateway, "/embeddings", openai_text.EmbeddingRequest, embeddings, "Embeddings")
+    _openai_models(router, gateway)
+    return router
+
+
+def _openai_models(router: APIRouter, gateway: Gateway) -> None:
+    def created() -> int:
+        return int(gateway.clock.now().timestamp())
+
+    async def names() -> list[str]:
+        listed = [entry["name"].removesuffix(":latest") for entry in await gateway.models()]
+        return list(dict.fromkeys(listed))
+
+    @router.get("/models", summary="List models", response_class=Json)
+    async def models(request: Request) -> Response:
+        """Each model under its own name, and its releases."""
+        gateway.caller(request)
+        return Json({"object": "list", "data": [openai_text.model_entry(n, created()) for n in await names()]})
+
+    @router.get("/models/{model:path}", summary="Retrieve a model", response_class=Json)
+    async def model(request: Request, model: str) -> Response:
+        """One model. 404 where it is not served."""
+        gateway.caller(request)
+        if model not in await names():
+            raise ModelNotFound(f'The model "{model[:80]}" is not served here.')
+        return Json(openai_text.model_entry(model, created()))

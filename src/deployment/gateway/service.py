@@ -1,0 +1,141 @@
+"""What every inference route does before and around its dialect."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+from deployment.access import Authenticator, Principal
+from deployment.clock import Clock
+from deployment.engines import EnginePool
+from deployment.errors import Draining
+from deployment.gateway.cache import Answers
+from deployment.gateway.encoder import Encoder, Reply
+from deployment.gateway.exchange import Exchanges, Generation, Unary, Wire
+from deployment.gateway.inference import Inference, Served, resolve, to_call
+from deployment.releases import Traffic
+from deployment.settings import Settings
+from deployment.telemetry import Metrics, RequestRecord
+
+_BYPASS = re.compile(r"\bno-(cache|store)\b", re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class Drain:
+    """Whether this process is about to stop. First `noticed` (readiness says 503), then `refusing` new work."""
+
+    noticed: bool = False
+    refusing: bool = False
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The gateway's use cases; built once by the composition root."""
+
+    settings: Settings
+    pool: EnginePool
+    answers: Answers
+    authenticator: Authenticator
+    traffic: Traffic
+    metrics: Metrics
+    clock: Clock
+    drain: Drain = field(default_factory=Drain)
+    exchanges: Exchanges = field(init=False)
+    _wire: Wire = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.exchanges = Exchanges(self.settings.server.slow_client_seconds)
+        self._wire = Wire(self.answers, self.exchanges, self.clock.monotonic)
+
+    def caller(self, request: Request) -> Principal:
+        """Who calls. Raises Unauthenticated; Draining once the process takes no new work."""
+        if self.drain.refusing:
+            raise Draining("This server is stopping.", hint="Ask again.", retry_after_s=1)
+        principal = self.authenticator.authenticate(request.scope)
+        record: RequestRecord = request.scope["state"]["record"]
+        record.key, record.tenant = principal.key_hash, principal.tenant
+        return principal
+
+    async def serve(
+        self,
+        request: Request,
+        principal: Principal,
+        inference: Inference,
+        encoder: Callable[[Reply], Encoder],
+        dialect: str,
+    ) -> Generation:
+        """One inference, as a response that runs it. Raises what is wrong with the request before anything runs."""
+        served = await self.resolve(inference.model)
+        session = request.headers.get("x-session-id")
+        call, ignored = to_call(
+            inference, served.release, self.settings.model, tenant=principal.tenant, session=session
+        )
+        record: RequestRecord = request.scope["state"]["record"]
+        record.stream = inference.stream
+        if self.settings.log.prompts:
+            record.prompt = inference.prompt()
+        headers = self._headers(record, served)
+        if ignored:
+            headers["x-ramsey-ignored"] = ", ".join(ignored)
+        return Generation(
+            self._wire,
+            call,
+            encoder(self.reply(record, served)),
+            record,
+            dialect,
+            headers,
+            bypass_cache=_BYPASS.search(request.headers.get("cache-control", "")) is not None,
+        )
+
+    async def ask(
+        self,
+        request: Request,
+        model: str | None,
+        path: str,
+        body: dict[str, Any],
+        encode: Callable[[dict[str, Any], Reply], bytes],
+        dialect: str,
+    ) -> Unary:
+        """One call with one JSON answer (embeddings, show)."""
+        served = await self.resolve(model)
+        record: RequestRecord = request.scope["state"]["record"]
+        reply = self.reply(record, served)
+
+        async def run() -> dict[str, Any]:
+            return await self.pool.request(path, served.release, body)
+
+        headers = self._headers(record, served)
+        return Unary(self._wire, run, lambda result: encode(result, reply), record, dialect, headers)
+
+    async def resolve(self, asked: str | None) -> Served:
+        """The release behind a name. Raises ModelNotFound."""
+        table, default = self.traffic.table, self.settings.model.name
+        if (release := table.get(asked or default)) is not None:
+            return Served(asked or default, release)
+        present = frozenset(entry["name"] for entry in await self.pool.tags())
+        return resolve(asked, table, present, default)
+
+    async def models(self) -> list[dict[str, Any]]:
+        """What may be asked for: each served model under its own name, and its releases by their tags.
+
+        Entries in the form of `/api/tags`.
+        """
+        table = self.traffic.table
+        there = {entry["name"]: entry for entry in await self.pool.tags()}
+        own = [
+            there[release] | {"name": f"{model}:latest", "model": f"{model}:latest"}
+            for model, release in table.items()
+            if release in there
+        ]
+        return own + [entry for name, entry in sorted(there.items()) if name.partition(":")[0] in table]
+
+    def reply(self, record: RequestRecord, served: Served) -> Reply:
+        """What the answer will carry."""
+        return Reply(record.request_id, served.model, served.release, int(self.clock.now().timestamp()))
+
+    @staticmethod
+    def _headers(record: RequestRecord, served: Served) -> dict[str, str]:
+        record.model, record.release = served.release.partition(":")[0], served.release
+        return {"x-ramsey-release": served.release}

@@ -1,0 +1,92 @@
+"""Names, bounds and pins: pure decisions, a row a rule."""
+
+from typing import Any
+
+import pytest
+
+from deployment.errors import InvalidRequest, ModelNotFound, PayloadTooLarge
+from deployment.gateway.inference import LOAD_OPTIONS, Inference, Served, resolve, to_call
+from deployment.settings import ModelSettings
+
+SERVED = {"ramsey-model": "ramsey-model:v1.1"}
+PRESENT = frozenset({"ramsey-model:v1.0", "ramsey-model:v1.1", "secret:v9"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "release"),
+    [
+        (None, "ramsey-model:v1.1"),
+        ("ramsey-model", "ramsey-model:v1.1"),
+        ("ramsey-model:latest", "ramsey-model:v1.1"),
+        ("Ramsey-Model", "ramsey-model:v1.1"),
+        ("library/ramsey-model", "ramsey-model:v1.1"),
+        ("ramsey-model:v1.0", "ramsey-model:v1.0"),
+    ],
+)
+def test_a_name_leads_to_a_release(asked: str | None, release: str) -> None:
+    assert resolve(asked, SERVED, PRESENT, "ramsey-model") == Served(asked or "ramsey-model", release)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["other", "secret:v9", "ramsey-model:v7", "ramsey-model:v1.1:x", "../ramsey-model", "ramsey model", "x" * 500],
+)
+def test_what_is_not_served_is_not_found(asked: str) -> None:
+    with pytest.raises(ModelNotFound) as problem:
+        resolve(asked, SERVED, PRESENT, "ramsey-model")
+    assert "ramsey-model" in (problem.value.hint or "")
+    assert len(problem.value.message) < 200
+
+
+@pytest.mark.parametrize(
+    "asked", ["ramsey-model:cloud", "ramsey-model-cloud", "gpt-oss:120b-cloud", "RAMSEY-MODEL:CLOUD"]
+)
+def test_a_name_that_would_leave_for_the_cloud_is_refused(asked: str) -> None:
+    with pytest.raises(InvalidRequest, match="cloud"):
+        resolve(asked, SERVED, PRESENT, "ramsey-model")
+
+
+def call_of(body: dict[str, Any], stream: bool = False, **settings: Any) -> tuple[dict[str, Any], list[str]]:
+    inference = Inference("/api/generate", None, body, stream)
+    call, ignored = to_call(inference, "ramsey-model:v1.1", ModelSettings(**settings), tenant="t", session=None)
+    return call.body, ignored
+
+
+@pytest.mark.parametrize("option", sorted(LOAD_OPTIONS))
+def test_an_option_that_would_reload_the_model_is_dropped_and_named(option: str) -> None:
+    body, ignored = call_of({"prompt": "x", "options": {option: 1, "top_k": 3}})
+    assert body["options"] == {"top_k": 3}
+    assert ignored == [f"options.{option}"]
+
+
+def test_keep_alive_and_shift_are_the_release_s() -> None:
+    body, ignored = call_of({"prompt": "x", "keep_alive": 0, "shift": False}, keep_alive="30m")
+    assert body["keep_alive"] == "30m"
+    assert "shift" not in body
+    assert ignored == ["keep_alive", "shift"]
+
+
+@pytest.mark.parametrize(("wish", "got"), [(10, 10), (100, 100), (101, 100), (-1, 100), (-2, 100), (0, 0)])
+def test_the_wish_for_tokens_is_bounded(wish: int, got: int) -> None:
+    body, _ = call_of({"prompt": "x", "options": {"num_predict": wish}}, max_tokens=100)
+    assert body["options"]["num_predict"] == got
+
+
+def test_an_absent_wish_is_the_release_s_own() -> None:
+    body, ignored = call_of({"prompt": "x", "system": None, "options": {"seed": None}}, stream=True)
+    assert body == {"prompt": "x", "options": {}, "stream": True, "keep_alive": -1}
+    assert ignored == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": "x" * 11},
+        {"prompt": "x" * 6, "system": "y" * 5},
+        {"messages": [{"content": "x" * 6}, {"content": "y" * 5}, {"content": None}]},
+    ],
+)
+def test_everything_that_the_model_reads_counts_as_prompt(body: dict[str, Any]) -> None:
+    with pytest.raises(PayloadTooLarge, match="11 characters"):
+        call_of(body, max_prompt_chars=10)
+    call_of(body, max_prompt_chars=11)

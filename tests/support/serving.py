@@ -1,0 +1,41 @@
+"""The application in this process, on a real socket."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+
+from deployment.app import Services, create_app
+from deployment.settings import load
+
+
+@asynccontextmanager
+async def serving(engine_url: str, **overrides: Any) -> AsyncIterator[tuple[str, Services]]:
+    """A gateway before the engine at `engine_url`, which holds `ramsey-model:v1.1`; yields its URL and its parts."""
+    sections: dict[str, Any] = {
+        "engine": {"host": engine_url, "launch": False},
+        "model": {"modelfile": None, "release": "v1.1"},
+        "log": {"level": "error"},
+    }
+    for name, values in overrides.items():
+        sections[name] = {**sections[name], **values} if name in sections else values
+    app = create_app(load(**sections))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1024)
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on"))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            while not server.started:
+                assert not task.done(), "the server ended at its start"
+                await asyncio.sleep(0.01)
+            services: Services = app.state.services
+            while not services.traffic.table:
+                await asyncio.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", services
+        finally:
+            server.should_exit = True
+            await task
