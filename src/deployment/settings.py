@@ -185,8 +185,8 @@ class PoolSettings(Section):
     nodes: tuple[NodeSettings, ...] = Field((), description="The nodes; when empty, the one at engine.host.")
     dns: tuple[str, ...] = Field(
         (),
-        description="Names whose addresses are nodes, resolved again and again: host:port (A and AAAA records) "
-        "or _service._tcp.name (SRV records).",
+        description="Names whose addresses are nodes, resolved again and again: host:port (A and AAAA "
+        "records) or _service._tcp.name (SRV records).",
     )
     dns_interval: Seconds = Field(10.0, description="Time between two look-ups of the DNS names, in seconds.")
     region: str | None = Field(
@@ -200,7 +200,7 @@ class PoolSettings(Section):
         2.0,
         ge=0,
         allow_inf_nan=False,
-        description="How much longer a request may wait to reach the node that holds its conversation, in seconds.",
+        description="How much longer a request may wait for the node that holds its conversation, in seconds.",
     )
     affinity_blocks: int = Field(
         8192,
@@ -224,7 +224,7 @@ class PoolSettings(Section):
         0.0,
         ge=0,
         le=0.5,
-        description="Share of requests whose first token, when late, is asked of a second node too; 0 is none.",
+        description="Share of requests whose late first token is asked of a second node too; 0 is none.",
     )
     breaker_failures: int = Field(3, ge=1, description="Failures in a row that take a node out.")
     breaker_ratio: float = Field(

@@ -1,0 +1,306 @@
+"""Who gets which slot, and when. Owns the counters and the queues; no I/O beside timers.
+
+Every request that comes in leaves in exactly one way: with a slot, refused, expired or cancelled. A slot is given
+back exactly once, by `Slot.free`.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from deployment.clock import Clock
+from deployment.engines.breaker import Phase
+from deployment.engines.fair_queue import Entry, FairQueue
+from deployment.engines.metrics import PoolMetrics
+from deployment.engines.model import Priority
+from deployment.engines.node import Node, OnNode
+from deployment.engines.placement import Ask, Candidate, Decision, Policy, decide, fit
+from deployment.engines.prefix import BLOCK_CHARS
+from deployment.errors import EngineBusy, EngineUnavailable, RamseyError, RateLimited
+from deployment.settings import PoolSettings
+
+_RETRY_AFTER_MAX_S = 600.0
+
+
+class Slot:
+    """One slot of a node, taken."""
+
+    __slots__ = ("_admission", "_taken", "fresh_chars", "node", "on")
+
+    def __init__(self, admission: "Admission", node: Node, on: OnNode, fresh_chars: int) -> None:
+        self._admission = admission
+        self._taken = True
+        self.node = node
+        self.on = on
+        self.fresh_chars = fresh_chars
+        """Characters of the prompt that the node had probably not in its cache."""
+
+    def free(self) -> None:
+        """Give it back; once, however often it is called."""
+        if self._taken:
+            self._taken = False
+            self.on.in_flight -= 1
+            self._admission.freed(self.on.release)
+
+
+class Waiting:
+    """What a queue entry carries."""
+
+    __slots__ = ("ask", "slot")
+
+    def __init__(self, ask: Ask, slot: "asyncio.Future[Slot]") -> None:
+        self.ask = ask
+        self.slot = slot
+
+
+class Line:
+    """The queue of one release, its timer, and the times at which slots came free."""
+
+    __slots__ = ("freed", "queue", "timer")
+
+    def __init__(self, batch_share: int) -> None:
+        self.queue: FairQueue[Waiting] = FairQueue(batch_share)
+        self.freed: deque[float] = deque(maxlen=64)
+        self.timer: asyncio.TimerHandle | None = None
+
+    def drain_rate(self, now: float) -> float | None:
+        """Requests a second that leave lately; None when too few did to say."""
+        if len(self.freed) < 2 or now <= self.freed[0]:
+            return None
+        return (len(self.freed) - 1) / (now - self.freed[0])
+
+
+class Admission:
+    """Slots and queues over the nodes that the pool has."""
+
+    def __init__(self, settings: PoolSettings, policy: Policy, clock: Clock, metrics: PoolMetrics) -> None:
+        self._settings = settings
+        self._policy = policy
+        self._clock = clock
+        self._metrics = metrics
+        self._lines: dict[str, Line] = {}
+        self._placed = 0
+        self.nodes: dict[str, Node] = {}
+
+    # --- in ------------------------------------------------------------------------------------------------
+
+    async def acquire(
+        self, ask: Ask, *, tenant: str, priority: Priority, cost: float, deadline: float, again: bool
+    ) -> Slot:
+        """A slot, at once or in turn. `deadline` is in monotonic seconds; `again` goes before who waits.
+
+        Raises RateLimited when the queue is full, EngineBusy when the deadline passes first (both with
+        `retry_after_s`), EngineUnavailable when there is no node at all.
+        """
+        line = self._line(ask.release)
+        if again or not len(line.queue):
+            decision = self._decide(ask, 0.0)
+            if decision.node is not None:
+                return self._take(decision.node, ask)
+        return await self._wait(line, ask, tenant, priority, cost, deadline, again)
+
+    async def _wait(
+        self,
+        line: Line,
+        ask: Ask,
+        tenant: str,
+        priority: Priority,
+        cost: float,
+        deadline: float,
+        again: bool,
+    ) -> Slot:
+        if not self.nodes:
+            raise EngineUnavailable("The pool has no node.", hint="`ramsey nodes add` adds one.")
+        now = self._clock.monotonic()
+        if not again and self.waiting() >= self._settings.queue_size:
+            self._metrics.refused(priority)
+            raise RateLimited(
+                f"{self.waiting()} requests wait already.",
+                hint="Come back after the time that Retry-After says.",
+                retry_after_s=self._retry_after(line, now),
+            )
+        loop = asyncio.get_running_loop()
+        entry = Entry(Waiting(ask, loop.create_future()), tenant, priority, cost, now)
+        if again:
+            line.queue.push_first(entry)
+        else:
+            line.queue.push(entry)
+        expiry = loop.call_later(max(0.0, deadline - now), self._expire, line, entry)
+        future = entry.item.slot
+        self._dispatch(ask.release)
+        try:
+            slot = await future
+        except asyncio.CancelledError:
+            self._metrics.left(priority, "cancelled")
+            if line.queue.remove(entry, served=False):
+                self._dispatch(ask.release)
+            elif not future.cancelled() and future.exception() is None:
+                future.result().free()  # the slot came, but nobody is left to use it
+            raise
+        finally:
+            expiry.cancel()
+        self._metrics.waited(priority, self._clock.monotonic() - now)
+        return slot
+
+    def _expire(self, line: Line, entry: Entry[Waiting]) -> None:
+        if not line.queue.remove(entry, served=False):
+            return
+        now = self._clock.monotonic()
+        self._metrics.left(entry.priority, "expired")
+        error: RamseyError = EngineBusy(
+            f"No slot came free within {now - entry.since:.1f} s.",
+            hint="Come back after the time that Retry-After says, or add a node.",
+            retry_after_s=self._retry_after(line, now),
+        )
+        if not entry.item.slot.done():
+            entry.item.slot.set_exception(error)
+        self._dispatch(entry.item.ask.release)
+
+    def take(self, node: Node, release: str) -> Slot | None:
+        """A slot of that very node, if one is free now: for checks."""
+        if node.draining or node.on(release).in_flight >= node.share:
+            return None
+        return self._take(node.name, Ask(release))
+
+    def spare(self, ask: Ask) -> Slot | None:
+        """A slot that is free now and that nobody waits for."""
+        if len(self._line(ask.release).queue):
+            return None
+        name = self._decide(ask, 0.0).node
+        return None if name is None else self._take(name, ask)
+
+    # --- out -----------------------------------------------------------------------------------------------
+
+    def freed(self, release: str) -> None:
+        """A slot came free: who is next?"""
+        line = self._line(release)
+        line.freed.append(self._clock.monotonic())
+        if len(line.queue):
+            self._dispatch(release)
+
+    def changed(self) -> None:
+        """Nodes came, went or changed: look at every queue again."""
+        for release in list(self._lines):
+            self._dispatch(release)
+
+    def correct(self, release: str, tenant: str, priority: Priority, difference: float) -> None:
+        """A request took `difference` more tokens than estimated."""
+        line = self._line(release)
+        if len(line.queue):
+            line.queue.correct(tenant, priority, difference)
+
+    def waiting(self) -> int:
+        """Requests in all queues."""
+        return sum(len(line.queue) for line in self._lines.values())
+
+    def depths(self) -> Iterator[tuple[str, Priority, int]]:
+        """Requests that wait, by release and band."""
+        for release, line in self._lines.items():
+            for priority in Priority:
+                yield release, priority, line.queue.depth(priority)
+
+    def wanted(self, release: str | None = None) -> int:
+        """Requests that wait for a slot now, of one release or all."""
+        return self.waiting() if release is None else len(self._line(release).queue)
+
+    def close(self) -> None:
+        """Fail whoever still waits."""
+        for line in self._lines.values():
+            if line.timer:
+                line.timer.cancel()
+            while entries := line.queue.in_order():
+                for entry in entries:
+                    line.queue.remove(entry, served=False)
+                    if not entry.item.slot.done():
+                        entry.item.slot.set_exception(EngineUnavailable("The gateway stops."))
+
+    # --- the decision, carried out ---------------------------------------------------------------------------
+
+    def _line(self, release: str) -> Line:
+        if (line := self._lines.get(release)) is None:
+            line = self._lines[release] = Line(self._settings.batch_share)
+        return line
+
+    def _dispatch(self, release: str) -> None:
+        line = self._line(release)
+        if line.timer is not None:
+            line.timer.cancel()
+            line.timer = None
+        patience: float | None = None
+        progress = True
+        while progress:
+            progress = False
+            for entry in line.queue.in_order():
+                ask, now = entry.item.ask, self._clock.monotonic()
+                decision = self._decide(ask, now - entry.since)
+                if decision.node is None:
+                    if decision.patience_s is not None:
+                        patience = min(patience or decision.patience_s, decision.patience_s)
+                    continue
+                line.queue.remove(entry, served=True)
+                if not entry.item.slot.done():  # a cancelled caller takes itself out of the queue
+                    entry.item.slot.set_result(self._take(decision.node, ask))
+                progress = True
+        if patience is not None and len(line.queue):
+            line.timer = asyncio.get_running_loop().call_later(patience, self._dispatch, release)
+
+    def _decide(self, ask: Ask, waited_s: float) -> Decision:
+        fitting = fit(self._candidates(ask), ask, self._settings.region)
+        return decide(fitting, ask, self._policy, waited_s) if fitting else Decision(None)
+
+    def _take(self, name: str, ask: Ask) -> Slot:
+        node = self.nodes[name]
+        on = node.on(ask.release)
+        on.in_flight += 1
+        fresh = ask.chars - (node.prefixes.matched(ask.hashes) * BLOCK_CHARS if ask.hashes else 0)
+        self._placed += 1
+        node.picked += 1.0 / node.spec.weight
+        node.picked_last = self._placed
+        if ask.hashes:
+            node.prefixes.learn(ask.hashes)
+        if ask.session:
+            for other in self.nodes.values():
+                if other is not node:
+                    other.forget_session(ask.session)
+            node.remember_session(ask.session)
+        return Slot(self, node, on, fresh)
+
+    def _candidates(self, ask: Ask) -> Iterable[Candidate]:
+        look_ahead = self._settings.look_ahead
+        return [_candidate(node, ask, look_ahead) for node in self.nodes.values()]
+
+    def _retry_after(self, line: Line, now: float) -> float:
+        """When the queue as it stands will have been served: its length over the drain rate."""
+        rate = line.drain_rate(now)
+        if rate is None:
+            services = [s for n in self.nodes.values() for on in n.releases if (s := on.learned.service_s)]
+            slots = sum(node.share for node in self.nodes.values())
+            rate = max(slots, 1) / (sum(services) / len(services) if services else 1.0)
+        return min(max(len(line.queue) + 1, 1) / rate, _RETRY_AFTER_MAX_S)
+
+
+def _candidate(node: Node, ask: Ask, look_ahead: int) -> Candidate:
+    on, checked, spec = node.on(ask.release), node.checked, node.spec
+    matched = node.prefixes.matched(ask.hashes) * BLOCK_CHARS if ask.hashes else 0
+    if ask.session is not None and node.has_session(ask.session):
+        matched = ask.chars
+    learned = on.learned
+    return Candidate(
+        spec.name,
+        on.in_flight,
+        max(node.share, 1),
+        node.share + look_ahead if node.share else 0,
+        checked.ok is not False and node.breaker.phase is Phase.CLOSED,
+        not on.missing and (checked.digests is None or ask.release in checked.digests),
+        on.loaded is not False,
+        node.draining,
+        spec.region,
+        spec.weight,
+        matched,
+        learned.service_s,
+        learned.overhead_s,
+        learned.char_s,
+        learned.load_s,
+        node.picked,
+        node.picked_last,
+    )

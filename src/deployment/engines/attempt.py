@@ -1,0 +1,173 @@
+"""One try of a request on one node: its stream, its slot, its outcome. Each ends exactly once."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from deployment.clock import Clock
+from deployment.engines.admission import Slot
+from deployment.engines.metrics import PoolMetrics
+from deployment.engines.outcomes import Outcomes
+from deployment.engines.warm import Warmer
+from deployment.errors import EngineError, EngineTimeout, EngineUnavailable, StreamIncomplete
+from deployment.ollama_client import Done, Event, Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What attempts share."""
+
+    clock: Clock
+    metrics: PoolMetrics
+    outcomes: Outcomes
+    warmer: Warmer
+    timeouts: Timeouts
+
+
+class Attempt:
+    """Holds a slot from its construction on; `finish` in any way gives it back."""
+
+    def __init__(self, tools: Tools, slot: Slot, path: str, body: Mapping[str, Any], deadline: float) -> None:
+        self._tools = tools
+        self._slot = slot
+        self._path = path
+        self._body = body
+        self._deadline = deadline
+        self._began = tools.clock.monotonic()
+        self._first_at: float | None = None
+        self._open = True
+        self._events: AsyncGenerator[Event, None] | None = None
+        self.node = slot.node
+        self.done = False
+
+    @property
+    def release(self) -> str:
+        """What it asks for."""
+        return self._slot.on.release
+
+    @property
+    def first_s(self) -> float:
+        """To the first event, in seconds."""
+        return (self._first_at or self._tools.clock.monotonic()) - self._began
+
+    async def first(self) -> Event:
+        """The first event. An EngineError, or the caller's cancellation, ends the attempt."""
+        waits = self.node.first_waits
+        try:
+            async with asyncio.timeout(None) as scope:
+                waits.add(scope)
+                try:
+                    event = await self._begin()
+                finally:
+                    waits.discard(scope)
+        except TimeoutError:
+            error = EngineUnavailable("The node stopped answering before the first token.")
+            self._end(error)
+            raise error from None
+        self._tools.metrics.first_token(self.node.name, self._slot.on.release, self.first_s)
+        return event
+
+    async def _begin(self) -> Event:
+        try:
+            if self._slot.on.loaded is False:
+                await self._loaded()
+            self._events = self.node.client.events(self._path, self._body, timeouts=self._limits())
+        except BaseException as error:
+            self._end(error)
+            raise
+        event = await self.next()
+        if event is None:
+            raise StreamIncomplete("The engine ended the answer without its end marker.")
+        return event
+
+    async def next(self) -> Event | None:
+        """The next event; None after the end marker, when the stream is read to its end."""
+        if self._events is None:
+            return None
+        try:
+            event = await self._events.__anext__()
+        except StopAsyncIteration:
+            if not self.done:
+                error = StreamIncomplete("The engine ended the answer without its end marker.")
+                self._end(error)
+                raise error from None
+            return None
+        except BaseException as error:
+            self._end(error)
+            raise
+        now = self._tools.clock.monotonic()
+        self.node.progress_at = now
+        if self._first_at is None:
+            self._first_at = now
+        if type(event) is Done:
+            self._answered(event, now)
+        return event
+
+    async def aclose(self) -> None:
+        """End it: after the end marker read the rest, so that the connection serves again; else cut it."""
+        events, self._events = self._events, None
+        self._end(asyncio.CancelledError())
+        if events is None:
+            return
+        try:
+            if self.done:
+                await anext(events, None)
+        finally:
+            await events.aclose()
+
+    async def _loaded(self) -> None:
+        """Wait for a load that goes on without us: a caller who leaves does not abort it."""
+        limit = min(self._tools.timeouts.first_token, max(0.0, self._deadline - self._began))
+        load = self._tools.warmer.ensure(self.node, self._slot.on.release)
+        done, _ = await asyncio.wait({load}, timeout=limit)
+        if not done:
+            raise EngineTimeout(f"The model was not loaded within {limit:.0f} s.")
+        if load.cancelled():
+            raise EngineUnavailable("The node left the pool.")
+        if error := load.result():
+            raise error
+
+    def _limits(self) -> Timeouts | None:
+        left = max(0.001, self._deadline - self._tools.clock.monotonic())
+        limits = self._tools.timeouts
+        return None if left >= limits.total else replace(limits, total=left)
+
+    def _answered(self, done: Done, now: float) -> None:
+        self.done = True
+        if not self._open:
+            return
+        self._open = False
+        service_s, on = now - self._began, self._slot.on
+        on.loaded = True
+        on.missing = False
+        streamed = self._body.get("stream", True)
+        first_s = self.first_s if streamed else max(0.0, service_s - done.completion_ms / 1e3)
+        on.learned.answered(
+            service_s=service_s,
+            first_s=first_s,
+            load_s=done.load_ms / 1e3,
+            prompt_s=done.prompt_ms / 1e3,
+            fresh_chars=self._slot.fresh_chars,
+        )
+        self._tools.metrics.attempt(self.node.name, on.release, "ok")
+        self._tools.outcomes.succeeded(self.node)
+        self._slot.free()
+
+    def _end(self, error: BaseException) -> None:
+        if not self._open:
+            return
+        self._open = False
+        release = self._slot.on.release
+        if isinstance(error, EngineError):
+            self._tools.metrics.attempt(self.node.name, release, error.code)
+            # The caller's own limit, shorter than the node's, says nothing about the node.
+            if not (isinstance(error, EngineTimeout) and self._impatient()):
+                self._tools.outcomes.failed(self.node, release, error)
+        else:
+            self._tools.metrics.attempt(self.node.name, release, "cancelled")
+        self._slot.free()
+
+    def _impatient(self) -> bool:
+        short = self._deadline - self._began < self._tools.timeouts.total
+        return short and self._tools.clock.monotonic() >= self._deadline - 0.02

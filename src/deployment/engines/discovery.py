@@ -1,0 +1,92 @@
+"""Nodes behind DNS names, for instance a headless service's: looked up again and again."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from deployment.engines.model import NodeSpec
+from deployment.settings import PoolSettings
+
+_log = structlog.get_logger("engines")
+_OLLAMA_PORT = 11434
+
+Endpoint = tuple[str, int]
+
+
+def split_name(name: str) -> Endpoint:
+    """`host:port`; without a port Ollama's."""
+    host, colon, port = name.rpartition(":")
+    return (host, int(port)) if colon and port.isdigit() else (name, _OLLAMA_PORT)
+
+
+def spec_of(address: str, port: int, slots: int) -> NodeSpec:
+    """The node at an address; its name is the address, so that it is the same after each look-up."""
+    shown = f"[{address}]" if ":" in address else address
+    return NodeSpec(f"{shown}:{port}", f"http://{shown}:{port}", slots, source="dns")
+
+
+async def addresses(name: str) -> list[Endpoint]:
+    """A and AAAA records of `host:port`."""
+    host, port = split_name(name)
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return sorted({(str(info[4][0]), port) for info in found})
+
+
+class Discovery:
+    """Keeps the members behind `settings.dns` up to date; a name that fails keeps the nodes it had."""
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        slots: int,
+        report: Callable[[list[NodeSpec]], Awaitable[None]],
+        look_up: Callable[[str], Awaitable[list[Endpoint]]] | None = None,
+    ) -> None:
+        self._names = settings.dns
+        self._interval = settings.dns_interval
+        self._timeout = min(settings.dns_interval, 5.0)
+        self._slots = slots
+        self._report = report
+        self._look_up = look_up or _look_up
+        self._known: dict[str, list[Endpoint]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, where there are names."""
+        if self._names:
+            self._task = asyncio.create_task(self._run(), name="discovery")
+
+    async def close(self) -> None:
+        """End."""
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            await self._once()
+            await asyncio.sleep(self._interval)
+
+    async def _once(self) -> None:
+        before = dict(self._known)
+        await asyncio.gather(*(self._resolve(name) for name in self._names))
+        if self._known != before:
+            ends = sorted({end for found in self._known.values() for end in found})
+            await self._report([spec_of(address, port, self._slots) for address, port in ends])
+
+    async def _resolve(self, name: str) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                found = await self._look_up(name)
+        except (OSError, TimeoutError) as error:
+            _log.warning("DNS look-up failed", name=name, reason=str(error) or type(error).__name__)
+            return
+        self._known[name] = found
+
+
+async def _look_up(name: str) -> list[Endpoint]:
+    return await addresses(name)
