@@ -324,7 +324,8 @@ class _Answer:
             self._failure = error
         if events:
             self._started = True
-            self._watch.got_tokens()
+            if not self.ended:
+                self._watch.got_tokens()
         return events
 
     def _cut(self) -> None:

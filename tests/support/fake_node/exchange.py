@@ -85,7 +85,7 @@ class Exchange:
         return self._gone is not None and self._gone.done()
 
     async def pause(self, seconds: float | None) -> None:
-        """Wait (None: for ever); raises Gone as soon as the caller is."""
+        """Wait (None: for ever), once the body is read; raises Gone as soon as the caller is."""
         await asyncio.wait({self._watch()}, timeout=seconds)
         if self.gone():
             raise Gone

@@ -149,7 +149,7 @@ class FakeNode:
     async def _answer(self, x: Exchange) -> None:
         control = x.path.startswith("/_fake/")
         if self.open_delay_s:
-            await x.pause(max(0.0, self._ready_at - asyncio.get_running_loop().time()))
+            await asyncio.sleep(self._ready_at - asyncio.get_running_loop().time())
         if not control:
             self.requests[x.path] += 1
         if x.path.startswith("/api/blobs/") and x.method in {"HEAD", "POST"}:
