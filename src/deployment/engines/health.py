@@ -10,12 +10,13 @@ import structlog
 from deployment.clock import Clock
 from deployment.engines import breaker
 from deployment.engines.admission import Admission
+from deployment.engines.learned import blend
 from deployment.engines.model import NodeState
 from deployment.engines.node import Checked, Node
 from deployment.engines.outcomes import Outcomes
 from deployment.engines.warm import Warmer
 from deployment.errors import EngineError, EngineProtocolError, ModelMissing
-from deployment.ollama_client import Timeouts
+from deployment.ollama_client import Timeouts, collect
 from deployment.settings import PoolSettings
 
 _log = structlog.get_logger("engines")
@@ -195,13 +196,14 @@ class Health:
             "options": {"num_predict": 1},
         }
         limits = Timeouts(total=self._settings.health_timeout)
+        began = self._clock.monotonic()
         try:
-            events = node.client.events("/api/generate", body, timeouts=limits)
-            async with contextlib.aclosing(events):
-                async for _ in events:
-                    pass
+            done = (await collect(node.client.events("/api/generate", body, timeouts=limits))).done
         finally:
             slot.free()
+        # A node that gets no work for having been slow once must be able to look better again.
+        spent_s = self._clock.monotonic() - began - (done.load_ms + done.prompt_ms) / 1e3
+        on.learned.overhead_s = blend(on.learned.overhead_s, max(0.0, spent_s))
         return True
 
     def _warm(
