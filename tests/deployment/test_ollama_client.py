@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-import gc
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +41,25 @@ async def node() -> AsyncIterator[FakeNode]:
 
 @pytest.fixture
 async def client(node: FakeNode) -> AsyncIterator[OllamaClient]:
-    async with OllamaClient(node.url, MODEL) as client:
+    async with connected(node, Timeouts()) as client:
         yield client
-    await nothing_is_left(node)
 
 
-async def nothing_is_left(node: FakeNode) -> None:
-    """No slot taken on the node, and no task but the test's own and the node's, soon after the test."""
+@asynccontextmanager
+async def connected(node: FakeNode, timeouts: Timeouts = QUICK) -> AsyncIterator[OllamaClient]:
+    """A client that leaves no slot, task or connection behind."""
+    before = asyncio.all_tasks()
+    async with OllamaClient(node.url, MODEL, timeouts=timeouts) as client:
+        yield client
+        await until(lambda: not node.stats()["in_flight"])
+    await until(lambda: not node.connections())
+    await until(lambda: not asyncio.all_tasks() - before - {asyncio.current_task()})
+
+
+async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(2):
-        while node.stats()["in_flight"]:
-            await asyncio.sleep(0.005)
-    gc.collect()
-    names = {repr(task.get_coro()) for task in asyncio.all_tasks()}
-    assert not [name for name in names if "ollama" in name], names
+        while not true():
+            await asyncio.sleep(0.002)
 
 
 async def read(events: AsyncIterator[Event]) -> tuple[list[Event], EngineError | None]:
@@ -238,7 +244,7 @@ async def test_bad_framing_within_a_stream_ends_at_the_latest_with_the_time_out(
     """aiohttp does not tell the reader of a body that its chunks went bad."""
     node.inference.token_delay_s = 0.001
     node.fail("garbage", after=2)
-    async with OllamaClient(node.url, MODEL, timeouts=QUICK) as client:
+    async with connected(node) as client:
         events, error = await read(await client.generate("x", stream=True))
     assert len(events) == 2
     assert isinstance(error, StreamIncomplete | EngineTimeout)
@@ -310,51 +316,47 @@ async def test_a_new_connection_that_fails_is_not_tried_again(client: OllamaClie
 
 async def test_no_first_byte(node: FakeNode) -> None:
     node.fail("hang")
-    async with OllamaClient(node.url, MODEL, timeouts=QUICK) as client:
+    async with connected(node) as client:
         with pytest.raises(EngineTimeout, match=r"no first token within 0\.15 s"):
             await collect(await client.generate("x", stream=True))
-    await nothing_is_left(node)
 
 
 async def test_a_head_but_no_first_token(node: FakeNode) -> None:
     node.fail("hang", after=0)
-    async with OllamaClient(node.url, MODEL, timeouts=QUICK) as client:
+    async with connected(node) as client:
         with pytest.raises(EngineTimeout, match=r"no first token within 0\.15 s"):
             await collect(await client.generate("x", stream=True))
-    await nothing_is_left(node)
 
 
 async def test_silence_between_tokens(node: FakeNode) -> None:
     node.fail("hang", after=3)
-    async with OllamaClient(node.url, MODEL, timeouts=QUICK) as client:
+    async with connected(node) as client:
         events, error = await read(await client.generate("x", stream=True))
     assert len(events) == 3
     assert isinstance(error, EngineTimeout)
     assert "silent for 0.15 s between two tokens" in error.message
-    await nothing_is_left(node)
 
 
 async def test_total_time(node: FakeNode) -> None:
     node.fail("slow", seconds=0.04)
     limits = Timeouts(first_token=1, token=1, total=0.2)
-    async with OllamaClient(node.url, MODEL, timeouts=limits) as client:
+    async with connected(node, limits) as client:
         events, error = await read(await client.generate("x", stream=True))
         assert events
         assert isinstance(error, EngineTimeout)
         assert "longer than 0.2 s in all" in error.message
         with pytest.raises(EngineTimeout, match="in all"):
             await client.generate("x")
-    await nothing_is_left(node)
 
 
 async def test_slow_tokens_within_their_time_are_fine(node: FakeNode) -> None:
     node.fail("slow", seconds=0.05)
-    async with OllamaClient(node.url, MODEL, timeouts=QUICK) as client:
+    async with connected(node) as client:
         assert (await collect(await client.generate("x", stream=True))).text == REPLY
 
 
 async def test_a_slow_consumer_is_not_the_nodes_fault(node: FakeNode) -> None:
-    async with OllamaClient(node.url, MODEL, timeouts=QUICK) as client:
+    async with connected(node) as client:
         events = await client.generate("x", stream=True)
         async for event in events:
             if isinstance(event, Delta) and event.text == " 6,":
@@ -375,7 +377,6 @@ async def test_unary_calls_have_their_own_time(node: FakeNode) -> None:
     async with OllamaClient(node.url) as client:
         with pytest.raises(EngineTimeout, match=r"did not answer within 0\.1 s"):
             await client.request("GET", "/api/tags", timeout_s=0.1)
-    await nothing_is_left(node)
 
 
 async def test_a_full_backlog_is_a_connect_time_out() -> None:
@@ -394,32 +395,27 @@ async def test_aclose_aborts_the_connection(client: OllamaClient, node: FakeNode
     events = client.events("/api/generate", {"model": MODEL, "prompt": "x", "stream": True})
     await anext(events)
     await events.aclose()
-    await nothing_is_left(node)
+    await until(lambda: not node.stats()["in_flight"])
     assert node.stats()["cancelled"] == 1
 
 
 async def test_a_cancelled_consumer_frees_the_slot(client: OllamaClient, node: FakeNode) -> None:
     node.fail("hang", after=2)
     tasks = [asyncio.create_task(read(await client.generate("x", stream=True))) for _ in range(20)]
-    async with asyncio.timeout(5):
-        while node.stats()["in_flight"].get(MODEL) != node.scheduler.slots:
-            await asyncio.sleep(0.005)
+    await until(lambda: node.stats()["in_flight"].get(MODEL) == node.scheduler.slots)
     for task in tasks:
         task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.gather(*tasks)
-    await nothing_is_left(node)
+    await until(lambda: not node.stats()["in_flight"])
 
 
 async def test_a_cancel_during_the_load_ends_the_load() -> None:
     async with FakeNode([MODEL], load_s=30) as node, OllamaClient(node.url, MODEL) as client:
         task = asyncio.create_task(client.generate("x"))
-        async with asyncio.timeout(5):
-            while not node.stats()["pending"]:
-                await asyncio.sleep(0.005)
-            task.cancel()
-            while node.stats()["pending"]:
-                await asyncio.sleep(0.005)
+        await until(lambda: node.stats()["pending"] == 1)
+        task.cancel()
+        await until(lambda: node.stats()["pending"] == 0)
         assert node.stats()["load_aborts"] == 1
 
 
