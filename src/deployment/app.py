@@ -84,7 +84,6 @@ def create_app(settings: Settings) -> FastAPI:
         readable = settings.profile is Profile.DEVELOPMENT and sys.stdout.isatty()
         configure_logging(settings.log, readable=readable)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(services.pool)
             await stack.enter_async_context(services.bring_up)
             await stack.enter_async_context(_running(services.gateway.exchanges.watch()))
             stack.enter_context(Drainer(services.gateway, settings.server))

@@ -1,7 +1,6 @@
 """The official clients for JavaScript, run by a Node.js that comes as a Python package."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,9 @@ ANSWER = "R(3,3) = 6"
 def _run(program: str, *arguments: str) -> str:
     """`node` or `npm` from the package; its output."""
     run = {"node": executable.node, "npm": executable.npm}[program]
-    done: subprocess.CompletedProcess[str] = run(
-        list(arguments), return_completed_process=True, cwd=JS, capture_output=True, text=True, timeout=150
-    )
+    done = run(list(arguments), return_completed_process=True, cwd=JS, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return str(done.stdout)
 
 
 @pytest.fixture(scope="module")

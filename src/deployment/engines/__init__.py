@@ -1,7 +1,24 @@
 """The engine pool: many nodes that behave as one."""
 
 from deployment.engines.answer import Answer
+from deployment.engines.launcher import Found, Presence, RunningEngine, is_loopback, launch, probe, tethered
 from deployment.engines.model import Call, NodeSpec, NodeState, NodeView, Priority, ReleaseView
 from deployment.engines.pool import EnginePool
 
-__all__ = ["Answer", "Call", "EnginePool", "NodeSpec", "NodeState", "NodeView", "Priority", "ReleaseView"]
+__all__ = [
+    "Answer",
+    "Call",
+    "EnginePool",
+    "Found",
+    "NodeSpec",
+    "NodeState",
+    "NodeView",
+    "Presence",
+    "Priority",
+    "ReleaseView",
+    "RunningEngine",
+    "is_loopback",
+    "launch",
+    "probe",
+    "tethered",
+]

@@ -30,6 +30,7 @@ from deployment.ollama_client import OllamaClient, Timeouts
 from deployment.settings import Settings
 
 _DRAIN_POLL_S = 0.02
+_PS_TIMEOUT_S = 2.0
 
 
 class EnginePool:
@@ -134,8 +135,11 @@ class EnginePool:
         return _union(node.checked.tags for node in self._admission.nodes.values() if node.checked.ok)
 
     async def ps(self) -> list[dict[str, Any]]:
-        """The models that healthy nodes have loaded, as in /api/ps; as old as the last check."""
-        return _union(node.checked.ps for node in self._admission.nodes.values() if node.checked.ok)
+        """The models that healthy nodes have loaded now, as in /api/ps; a node that does not say holds none."""
+        nodes = [node for node in self._admission.nodes.values() if node.checked.ok]
+        asked = (node.client.request("GET", "/api/ps", timeout_s=_PS_TIMEOUT_S) for node in nodes)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return _union(answer.get("models", []) for answer in answers if isinstance(answer, dict))
 
     def waiting(self) -> int:
         """Requests that wait for a slot."""

@@ -66,4 +66,4 @@ def parse(schema: type[Body], body: bytes) -> Body:
         detail = str(problem.get("ctx", {}).get("error", ""))
         raise InvalidRequest(f"The body is not valid JSON: {detail}.")
     where = ".".join(str(part) for part in problem["loc"])
-    raise InvalidRequest(f"{where}: {reason}." if where else f"{reason[0].upper()}{reason[1:]}.")
+    raise InvalidRequest(f"{where}: {reason}." if where else f"{reason}.")

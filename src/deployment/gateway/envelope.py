@@ -1,5 +1,7 @@
 """Around every HTTP request: its id, its record, one log line and one count at its end, errors in the dialect."""
 
+import asyncio
+import contextlib
 import re
 import secrets
 import time
@@ -19,6 +21,7 @@ from deployment.telemetry import Metrics, RequestRecord
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
 _QUIET = frozenset({"/health/live", "/health/ready", "/health", "/metrics"})  # probes would drown the log
+_LINGER_S = 2.0
 _log = structlog.get_logger("request")
 
 
@@ -60,7 +63,7 @@ class Envelope:
                 record.error = RamseyError.code
                 _log.exception("unexpected error after the answer began", request_id=record.request_id)
                 raise
-            await send_error(send_with_id, scope, record, error)
+            await send_error(send_with_id, scope, receive, record, error)
         finally:
             self._metrics.in_flight.dec()
             self._finish(scope, record, (time.perf_counter() - started) * 1e3)
@@ -82,7 +85,7 @@ def _request_id(scope: Scope) -> str:
     return secrets.token_hex(16)
 
 
-async def send_error(send: Send, scope: Scope, record: RequestRecord, error: Exception) -> None:
+async def send_error(send: Send, scope: Scope, receive: Receive, record: RequestRecord, error: Exception) -> None:
     """Answer with an error in the dialect of the path. What we did not expect is told without its details."""
     if isinstance(error, HTTPException):
         error = _from_http(error, scope)
@@ -100,7 +103,22 @@ async def send_error(send: Send, scope: Scope, record: RequestRecord, error: Exc
         headers["connection"] = "close"  # the rest of the body is not read
     raw = MutableHeaders(headers).raw
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})
+    if scope["method"] == "HEAD":
+        body = b""
+    if error.status == 413:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await _linger(receive)
+        body = b""
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _linger(receive: Receive) -> None:
+    """Take a little more of a body that is refused: closing at once would reset the connection, and the caller
+    would see that instead of the answer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            while (await receive()).get("more_body"):
+                pass
 
 
 def _from_http(error: HTTPException, scope: Scope) -> RamseyError:

@@ -8,11 +8,12 @@ from typing import Self
 import structlog
 
 from deployment.engines import EnginePool, RunningEngine, launch
-from deployment.errors import ConfigurationError, RamseyError
+from deployment.errors import EngineUnavailable, RamseyError
 from deployment.ollama_client import OllamaClient
 from deployment.releases.deploy import deploy
+from deployment.releases.model import Release
 from deployment.releases.traffic import Traffic
-from deployment.settings import ModelSettings, Settings
+from deployment.settings import Settings
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
 
@@ -29,6 +30,7 @@ class BringUp:
         self._settings, self._pool, self._traffic = settings, pool, traffic
         self.problem: str | None = "The engine is starting."
         self._engine: RunningEngine | None = None
+        self._pool_started = False
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -39,11 +41,12 @@ class BringUp:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        """Stop the engine, where we started it."""
+        """Close the pool, and stop the engine where we started it."""
         if self._task:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        await self._pool.close()
         if self._engine:
             await self._engine.stop()
 
@@ -63,26 +66,26 @@ class BringUp:
 
     async def _once(self) -> None:
         settings = self._settings
-        if self._engine is None and not settings.pool.nodes:
+        if self._engine is None and settings.engine.launch and not (settings.pool.nodes or settings.pool.dns):
             self._engine = await launch(settings)
-        if settings.model.modelfile is None:
-            self._point(_release_in(settings.model))
-            return
-        names = set()
-        for node in self._pool.view():
-            async with OllamaClient(node.url, settings.model.name) as client:
-                names.add((await deploy(client, settings)).name)
-        for name in names:
-            self._point(name)
+        if not self._pool_started:  # only now: checking an engine that is still starting would call it broken
+            await self._pool.start()
+            self._pool_started = True
+        nodes = self._pool.view()
+        results = await asyncio.gather(*(self._deploy(node.url) for node in nodes), return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for node, result in zip(nodes, results, strict=True):
+            if isinstance(result, RamseyError):
+                _log.warning("not deployed", node=node.name, reason=result.message)
+        releases = {result.name: result.digest for result in results if isinstance(result, Release)}
+        if not releases:
+            raise failures[0] if failures else EngineUnavailable("There is no node in the pool.")
+        self._pool.expect(releases)
+        await self._pool.check()
+        for name in releases:
+            self._traffic.point(settings.model.name, name)
+            _log.info("serving", release=name)
 
-    def _point(self, release: str) -> None:
-        self._traffic.point(self._settings.model.name, release)
-        _log.info("serving", release=release)
-
-
-def _release_in(model: ModelSettings) -> str:
-    if model.release is None:
-        raise ConfigurationError(
-            "There is no Modelfile to deploy and no release to serve.", hint="Set model.modelfile or model.release."
-        )
-    return f"{model.name}:{model.release}"
+    async def _deploy(self, url: str) -> Release:
+        async with OllamaClient(url, self._settings.model.name) as client:
+            return await deploy(client, self._settings)

@@ -43,6 +43,14 @@ async def deploy(client: OllamaClient, settings: Settings) -> Release:
     return Release(model, tag, name, digest)
 
 
+def check_model(settings: Settings) -> None:
+    """Look at the Modelfile and its weights without an engine. Raises ConfigurationError where they are wrong."""
+    if settings.model.modelfile is not None:
+        weights = modelfiles.load(settings.model.modelfile).from_path
+        if weights is not None and not weights.is_dir():
+            read_metadata(weights)
+
+
 async def _recipe(client: OllamaClient, modelfile: Modelfile, ledger: Ledger) -> Recipe:
     weights = modelfile.from_path
     adapters = [await asyncio.to_thread(ledger.sha256, Path(each)) for each in modelfile.adapters]
