@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -94,9 +94,9 @@ class ModelSettings(Section):
         pattern=r"^[a-z0-9_][a-z0-9_.-]{0,79}$",
         description="The name that callers ask for; lower case, without a tag.",
     )
-    modelfile: Path | None = Field(
+    modelfile: Annotated[Path | None, BeforeValidator(lambda value: None if value in ("", "none") else value)] = Field(
         Path("models/ollama/Modelfile"),
-        description="Modelfile of the release to deploy at start; empty to deploy nothing.",
+        description="Modelfile of the release to deploy at start; `none` to serve what the nodes hold already.",
     )
     release: str | None = Field(
         None,

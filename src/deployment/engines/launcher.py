@@ -168,10 +168,13 @@ def plan(settings: Settings, url: str, base: Mapping[str, str]) -> Plan:
             "There is no `ollama` on the PATH, and engine.kind is ollama.",
             hint="Install it (https://ollama.com/download), or take the built-in engine: RAMSEY_ENGINE__KIND=embedded.",
         )
+    return Plan(EngineKind.OLLAMA, tethered((ollama, "serve"), base), ollama_environment(settings, url, base))
+
+
+def tethered(command: tuple[str, ...], base: Mapping[str, str]) -> tuple[str, ...]:
+    """The command such that the kernel sends it SIGTERM when its parent dies, where the machine has `setpriv`."""
     setpriv = shutil.which("setpriv", path=base.get("PATH"))
-    # Ollama knows no parent: the kernel has to tell it that we are gone.
-    bound = (setpriv, "--pdeathsig", "TERM", "--") if setpriv else ()
-    return Plan(EngineKind.OLLAMA, (*bound, ollama, "serve"), ollama_environment(settings, url, base))
+    return (setpriv, "--pdeathsig", "TERM", "--", *command) if setpriv else command
 
 
 def ollama_environment(settings: Settings, url: str, base: Mapping[str, str]) -> dict[str, str]:

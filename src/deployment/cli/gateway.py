@@ -1,0 +1,118 @@
+"""The command line as a client of a gateway: blocking calls, so that Ctrl-C works at once."""
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from deployment.errors import ConfigurationError, EngineUnavailable, RamseyError, StreamIncomplete
+
+
+def address(host: str, port: int) -> str:
+    """The URL at which this machine reaches a server that listens on `host`."""
+    if host in {"0.0.0.0", "::", "127.0.0.1", "localhost", ""}:  # noqa: S104 - compared, not bound
+        host = "localhost"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Gateway:
+    """A gateway at `url`. `timeout_s` bounds connecting and every silence."""
+
+    def __init__(self, url: str, key: SecretStr | None = None, timeout_s: float = 180.0) -> None:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        try:
+            usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ConfigurationError(f"{url!r} is no address of a gateway.", hint="Write http://HOST:PORT.")
+        self.url = f"{parts.scheme}://{parts.netloc}"
+        self._base = parts.path.rstrip("/")
+        self._key = key
+        self._timeout_s = timeout_s
+
+    def get(self, path: str) -> dict[str, Any]:
+        """The object at `path`. Raises the gateway's own error."""
+        with self._asked("GET", path, None) as response:
+            return _object(response)
+
+    def status(self, path: str) -> tuple[int, dict[str, Any]]:
+        """As `get`, but a status of 400 and more is no error."""
+        with self._asked("GET", path, None, checked=False) as response:
+            return response.status, _object(response)
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to `body`, whole."""
+        with self._asked("POST", path, body) as response:
+            return _object(response)
+
+    def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The pieces of a streamed answer; the last one has `done`. Closing it stops the answer."""
+        with self._asked("POST", path, body | {"stream": True}) as response:
+            failed = False
+            for line in response:
+                name, _, value = line.decode().strip().partition(": ")
+                if name == "event":
+                    failed = value == "error"
+                elif name == "data":
+                    piece = json.loads(value)
+                    if failed:
+                        raise _told(piece)
+                    yield piece
+                    if piece.get("done"):
+                        return
+        raise StreamIncomplete("The answer ended without its end marker; it may be cut.")
+
+    @contextmanager
+    def _asked(
+        self, method: str, path: str, body: dict[str, Any] | None, *, checked: bool = True
+    ) -> Iterator[HTTPResponse]:
+        parts = urlsplit(self.url)
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        connection = kind(parts.hostname or "", parts.port, timeout=self._timeout_s)
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+        try:
+            connection.request(method, self._base + path, json.dumps(body) if body is not None else None, headers)
+            response = connection.getresponse()
+            if checked and response.status >= 400:
+                raise _told(_object(response))
+            yield response
+        except (ConnectionRefusedError, socket.gaierror):
+            raise EngineUnavailable(f"No gateway answers at {self.url}.", hint="Start one: ramsey up") from None
+        except TimeoutError:
+            raise EngineUnavailable(f"The gateway at {self.url} was silent for {self._timeout_s:g} s.") from None
+        except (OSError, HTTPException) as error:
+            raise EngineUnavailable(f"The connection to {self.url} broke: {error or type(error).__name__}.") from None
+        finally:
+            connection.close()
+
+
+def _object(response: HTTPResponse) -> dict[str, Any]:
+    content = response.read()
+    try:
+        value = json.loads(content)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise RamseyError(f"What answers is no Ramsey gateway (status {response.status}).", hint="Check --url.")
+    return value
+
+
+def _told(body: dict[str, Any]) -> RamseyError:
+    """The error of a body, as the gateway told it."""
+    error = body.get("error")
+    if not isinstance(error, dict):
+        return RamseyError(f"The gateway failed: {str(body)[:200]}")
+    hint = error.get("hint")
+    if error.get("code") == "unauthenticated" and not hint:
+        hint = "Set RAMSEY_API_KEY to a key of this gateway."
+    told = RamseyError(str(error.get("message")), hint=hint)
+    told.code = str(error.get("code"))
+    return told
