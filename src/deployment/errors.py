@@ -69,6 +69,13 @@ class RequestTimeout(RamseyError):
     status = 408
 
 
+class Conflict(RamseyError):
+    """What is asked does not fit the state of things, for instance a name that is taken."""
+
+    code = "conflict"
+    status = 409
+
+
 class PayloadTooLarge(RamseyError):
     """The body or the prompt is over its limit."""
 

@@ -1,7 +1,30 @@
 """Who may call, how much, and a record of it."""
 
 from deployment.access.authentication import Authenticator
+from deployment.access.grants import KeyWish
 from deployment.access.keys import NewKey, generate_key, key_sha256
-from deployment.access.model import Principal
+from deployment.access.model import KeyRecord, Principal, Role, Tenant
+from deployment.access.permissions import BUILT_IN_ROLES, Permission
+from deployment.access.room import Access
+from deployment.access.routes import Needs, declared_permission
+from deployment.access.service import LOCAL_OPERATOR, AccessService, CreatedKey
 
-__all__ = ["Authenticator", "NewKey", "Principal", "generate_key", "key_sha256"]
+__all__ = [
+    "BUILT_IN_ROLES",
+    "LOCAL_OPERATOR",
+    "Access",
+    "AccessService",
+    "Authenticator",
+    "CreatedKey",
+    "KeyRecord",
+    "KeyWish",
+    "Needs",
+    "NewKey",
+    "Permission",
+    "Principal",
+    "Role",
+    "Tenant",
+    "declared_permission",
+    "generate_key",
+    "key_sha256",
+]

@@ -41,7 +41,7 @@ class Authenticator:
         self._offline_s = settings.offline_seconds
         self._clock = clock
         self._configured = {key.sha256: Entry(_principal(key)) for key in settings.keys}
-        self._directory = directory or Directory()
+        self._directory = Directory() if directory is None else directory
         self._used: dict[str, datetime] = {}
 
     def authenticate(self, scope: Mapping[str, Any]) -> Principal:

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -19,9 +20,18 @@ FLUSH_S = 20.0
 
 
 class Sync:
-    """One for a process."""
+    """One for a process. `prepare` brings the tables to this version; it runs once, when the database is there."""
 
-    def __init__(self, store: AccessStore, directory: Directory, authenticator: Authenticator, clock: Clock) -> None:
+    def __init__(
+        self,
+        prepare: Callable[[], Awaitable[None]],
+        store: AccessStore,
+        directory: Directory,
+        authenticator: Authenticator,
+        clock: Clock,
+    ) -> None:
+        self._prepare = prepare
+        self._prepared = False
         self._store = store
         self._directory = directory
         self._authenticator = authenticator
@@ -34,6 +44,9 @@ class Sync:
     async def refresh(self) -> None:
         """Take in what changed in the store. Raises DatabaseUnavailable."""
         async with self._turn:
+            if not self._prepared:
+                await self._prepare()
+                self._prepared = True
             asked_at = self._clock.monotonic()
             changes = await self._store.changes(self._directory.version)
             if changes is not None:
@@ -46,8 +59,13 @@ class Sync:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Refresh in the background until the end; the last uses are written then."""
-        await self.refresh()
+        """Refresh in the background until the end; the last uses are written then.
+
+        A database that is away does not keep the process from starting: keys of the settings work.
+        """
+        if self._directory.true_at is None:
+            self._directory.true_at = -math.inf
+        await self._try(self.refresh)
         loop = asyncio.create_task(self._loop())
         try:
             yield
@@ -61,15 +79,18 @@ class Sync:
         flush_at = self._clock.monotonic() + FLUSH_S
         while True:
             await asyncio.sleep(REFRESH_S)
-            try:
-                await self.refresh()
-                if self._clock.monotonic() >= flush_at:
-                    flush_at = self._clock.monotonic() + FLUSH_S
-                    await self.flush()
-            except DatabaseUnavailable as error:
-                self._note(error.message)
-            else:
-                self._note(None)
+            await self._try(self.refresh)
+            if self._clock.monotonic() >= flush_at:
+                flush_at = self._clock.monotonic() + FLUSH_S
+                await self._try(self.flush)
+
+    async def _try(self, step: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await step()
+        except DatabaseUnavailable as error:
+            self._note(error.message)
+        else:
+            self._note(None)
 
     def _note(self, problem: str | None) -> None:
         if (problem is None) != (self.problem is None):

@@ -1,0 +1,192 @@
+"""Use cases: keys, tenants and roles. Each says who acts; a change is known in this process when it returns."""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from deployment.access.grants import (
+    KeyWish,
+    OwnRoles,
+    check_grant,
+    check_models,
+    check_name,
+    check_permissions,
+    check_tenant,
+    check_wish,
+)
+from deployment.access.keys import NewKey, generate_key
+from deployment.access.model import KeyRecord, Principal, Role, Tenant
+from deployment.access.permissions import BUILT_IN_ROLES, Permission, permitted
+from deployment.access.store import AccessStore
+from deployment.clock import Clock
+from deployment.errors import Conflict, InvalidRequest, NotFound
+
+_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+MAX_OVERLAP = timedelta(days=90)
+LOCAL_OPERATOR = Principal(
+    id="local",
+    name="the command line",
+    tenant="default",
+    roles=frozenset({"admin"}),
+    scopes=frozenset(),
+    key_hash=None,
+    permissions=BUILT_IN_ROLES["admin"],
+)
+"""Who works on this machine with the database itself, and so could do anything anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedKey:
+    """A key that was just made, with the key itself, which nobody can see again."""
+
+    record: KeyRecord
+    new: NewKey
+
+
+class AccessService:
+    """What administrators do."""
+
+    def __init__(self, store: AccessStore, clock: Clock, refresh: Callable[[], Awaitable[None]]) -> None:
+        self._store = store
+        self._clock = clock
+        self._refresh = refresh
+
+    async def create_key(self, actor: Principal, wish: KeyWish) -> CreatedKey:
+        """Make a key. Raises Forbidden, InvalidRequest or NotFound when the actor may not have such a one."""
+        now = self._clock.now()
+        enabled = {tenant.id for tenant in await self._store.tenants() if tenant.disabled_at is None}
+        check_wish(wish, actor, enabled, await self._own_roles(), now)
+        new = generate_key()
+        record = KeyRecord(
+            public_id=new.public_id,
+            sha256=new.sha256,
+            name=wish.name,
+            tenant=wish.tenant or actor.tenant,
+            roles=wish.roles,
+            scopes=wish.scopes,
+            models=wish.models,
+            networks=wish.networks,
+            created_at=now,
+            created_by=actor.id,
+            expires_at=wish.expires_at,
+            revoked_at=None,
+            replaced_by=None,
+            last_used_at=None,
+        )
+        await self._store.add_key(record)
+        await self._refresh()
+        return CreatedKey(record, new)
+
+    async def keys(
+        self, actor: Principal, tenant: str | None = None, after: str = "", limit: int = 100
+    ) -> list[KeyRecord]:
+        """A page of the keys that the actor may see, after a public id."""
+        if tenant is None and Permission.TENANTS_ALL not in actor.permissions:
+            tenant = actor.tenant
+        if tenant is not None:
+            check_tenant(actor, tenant)
+        return await self._store.keys(tenant, after, limit)
+
+    async def key(self, actor: Principal, public_id: str) -> KeyRecord:
+        """One key. Raises NotFound, also for another tenant's."""
+        record = await self._store.key(public_id)
+        if record is None or (record.tenant != actor.tenant and Permission.TENANTS_ALL not in actor.permissions):
+            raise NotFound(f"There is no key {public_id[:40]!r}.", hint="`ramsey keys list` shows them.")
+        return record
+
+    def state(self, key: KeyRecord) -> str:
+        """`active`, `expired` or `revoked`, now."""
+        return key.state(self._clock.now())
+
+    async def rotate_key(self, actor: Principal, public_id: str, overlap: timedelta) -> CreatedKey:
+        """Make a key's successor; the old one goes on for `overlap` (0 to 90 days), so that nothing breaks."""
+        if not timedelta(0) <= overlap <= MAX_OVERLAP:
+            raise InvalidRequest("The overlap is 0 to 90 days.")
+        old, now = await self.key(actor, public_id), self._clock.now()
+        if old.state(now) != "active":
+            raise Conflict(f"The key {public_id} is {old.state(now)}.", hint="Create a new one.")
+        if old.replaced_by is not None:
+            raise Conflict(f"The key {public_id} has a successor already: {old.replaced_by}.")
+        check_grant(actor, permitted(old.roles, old.scopes, await self._own_roles()))
+        check_models(actor, old.models)
+        new = generate_key()
+        successor = replace(
+            old,
+            public_id=new.public_id,
+            sha256=new.sha256,
+            created_at=now,
+            created_by=actor.id,
+            last_used_at=None,
+        )
+        end = min(now + overlap, old.expires_at or datetime.max.replace(tzinfo=now.tzinfo))
+        await self._store.replace_key(replace(old, expires_at=end), successor)
+        await self._refresh()
+        return CreatedKey(successor, new)
+
+    async def revoke_key(self, actor: Principal, public_id: str) -> KeyRecord:
+        """End a key, here at once and in every process within a second. Twice is as good as once."""
+        await self.key(actor, public_id)
+        await self._store.revoke_key(public_id, self._clock.now())
+        await self._refresh()
+        return await self.key(actor, public_id)
+
+    async def tenants(self, actor: Principal) -> list[Tenant]:
+        """All tenants, or the actor's own."""
+        tenants = await self._store.tenants()
+        everywhere = Permission.TENANTS_ALL in actor.permissions
+        return [tenant for tenant in tenants if everywhere or tenant.id == actor.tenant]
+
+    async def create_tenant(self, actor: Principal, tenant_id: str, name: str) -> Tenant:
+        """Make a tenant. Raises Conflict when the id is taken."""
+        actor.require(Permission.TENANTS_ALL)
+        _check_id(tenant_id, "tenant's id")
+        check_name(name)
+        tenant = Tenant(tenant_id, name, self._clock.now(), None)
+        if not await self._store.add_tenant(tenant):
+            raise Conflict(f"There is a tenant {tenant_id} already.")
+        await self._refresh()
+        return tenant
+
+    async def set_tenant_enabled(self, actor: Principal, tenant_id: str, enabled: bool) -> None:
+        """Let a tenant's keys in, or keep all of them out until it is enabled again."""
+        actor.require(Permission.TENANTS_ALL)
+        if not enabled and tenant_id == actor.tenant:
+            raise Conflict("That is your own tenant: you would lock yourself out.")
+        if not await self._store.set_tenant_disabled(tenant_id, None if enabled else self._clock.now()):
+            raise NotFound(f"There is no tenant {tenant_id[:64]!r}.", hint="`ramsey tenants list` shows them.")
+        await self._refresh()
+
+    async def roles(self) -> list[Role]:
+        """Built-in and own roles."""
+        built_in = [Role(name, permissions) for name, permissions in BUILT_IN_ROLES.items()]
+        return built_in + await self._store.roles()
+
+    async def put_role(self, actor: Principal, name: str, permissions: tuple[str, ...]) -> Role:
+        """Make a role or change what it allows, for all tenants and for the keys that have it."""
+        actor.require(Permission.TENANTS_ALL)
+        _check_id(name, "role's name")
+        if name in BUILT_IN_ROLES:
+            raise Conflict(f"{name} is built in and cannot be changed.", hint="Give your role another name.")
+        role = Role(name, check_permissions(permissions))
+        check_grant(actor, role.permissions)
+        await self._store.put_role(role, self._clock.now())
+        await self._refresh()
+        return role
+
+    async def delete_role(self, actor: Principal, name: str) -> None:
+        """Remove an own role; keys that have it lose what it allowed."""
+        actor.require(Permission.TENANTS_ALL)
+        if name in BUILT_IN_ROLES:
+            raise Conflict(f"{name} is built in and cannot be deleted.")
+        if not await self._store.delete_role(name):
+            raise NotFound(f"There is no role {name[:64]!r}.", hint="`ramsey roles list` shows them.")
+        await self._refresh()
+
+    async def _own_roles(self) -> OwnRoles:
+        return {role.name: role.permissions for role in await self._store.roles()}
+
+
+def _check_id(value: str, what: str) -> None:
+    if not _ID.fullmatch(value):
+        raise InvalidRequest(f"A {what} is 1 to 64 of a-z, 0-9, _ and -, and begins with a letter or digit.")
