@@ -1,5 +1,5 @@
 # The commands of every day. `make` alone lists them.
-PYTHON ?= python3
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
