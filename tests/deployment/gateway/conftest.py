@@ -34,7 +34,7 @@ class Gate:
 
 @pytest.fixture
 async def node() -> AsyncIterator[FakeNode]:
-    async with FakeNode() as fake:
+    async with FakeNode(token_delay_s=0.002) as fake:
         yield fake
 
 
@@ -42,7 +42,7 @@ async def node() -> AsyncIterator[FakeNode]:
 async def gate(node: FakeNode) -> AsyncIterator[Gate]:
     timeouts = {"connect_timeout": 0.5, "first_token_timeout": 1.0, "token_timeout": 0.5, "request_timeout": 1.5}
     async with (
-        serving(node.url, engine=timeouts) as (url, services),
+        serving(node.url, engine=timeouts, pool={"health_timeout": 0.5}) as (url, services),
         httpx.AsyncClient(base_url=url, timeout=20) as http,
     ):
         yield Gate(http, node, services)
