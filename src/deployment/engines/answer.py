@@ -1,5 +1,6 @@
 """An answer that has begun."""
 
+from collections import deque
 from typing import Self
 
 from deployment.engines.attempt import Attempt
@@ -19,7 +20,7 @@ class Answer:
     def __init__(
         self,
         attempt: Attempt,
-        first: Event,
+        first: list[Event],
         *,
         release: str,
         attempts: int,
@@ -27,7 +28,7 @@ class Answer:
         first_event_ms: float,
     ) -> None:
         self._attempt = attempt
-        self._first: Event | None = first
+        self._first = deque(first)
         self.node = attempt.node.name
         self.release = release
         self.attempts = attempts
@@ -41,9 +42,8 @@ class Answer:
         return self
 
     async def __anext__(self) -> Event:
-        if (event := self._first) is not None:
-            self._first = None
-            return event
+        if self._first:
+            return self._first.popleft()
         event = await self._attempt.next()
         if event is None:
             if not self._attempt.done:

@@ -25,19 +25,33 @@ class Tools:
     timeouts: Timeouts
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to ask of a node, and how."""
+
+    path: str
+    body: Mapping[str, Any]
+    whole: bool
+    """The caller takes the answer in one piece: nothing is sent before its end, so that all of it may fail."""
+    deadline: float
+    """Of the request, in monotonic seconds."""
+    limit_s: float | None = None
+    """A shorter limit for this attempt, which says nothing bad about the node."""
+
+
 class Attempt:
     """Holds a slot from its construction on; `finish` in any way gives it back."""
 
-    def __init__(self, tools: Tools, slot: Slot, path: str, body: Mapping[str, Any], deadline: float) -> None:
+    def __init__(self, tools: Tools, slot: Slot, plan: Plan) -> None:
         self._tools = tools
         self._slot = slot
-        self._path = path
-        self._body = body
-        self._deadline = deadline
+        self._plan = plan
+        self._deadline = plan.deadline
         self._began = tools.clock.monotonic()
         self._first_at: float | None = None
         self._open = True
         self._events: AsyncGenerator[Event, None] | None = None
+        self._limited = False
         self.node = slot.node
         self.done = False
 
@@ -51,14 +65,19 @@ class Attempt:
         """To the first event, in seconds."""
         return (self._first_at or self._tools.clock.monotonic()) - self._began
 
-    async def first(self) -> Event:
-        """The first event. An EngineError, or the caller's cancellation, ends the attempt."""
+    @property
+    def out_of_limit(self) -> bool:
+        """Whether it was the attempt's own limit that ended it."""
+        return self._limited and self._tools.clock.monotonic() - self._began >= (self._plan.limit_s or 0.0)
+
+    async def first(self) -> list[Event]:
+        """The first event, or all of a whole answer. An EngineError, or a cancellation, ends the attempt."""
         waits = self.node.first_waits
         try:
             async with asyncio.timeout(None) as scope:
                 waits.add(scope)
                 try:
-                    event = await self._begin()
+                    events = await self._begin()
                 finally:
                     waits.discard(scope)
         except TimeoutError:
@@ -66,20 +85,23 @@ class Attempt:
             self._end(error)
             raise error from None
         self._tools.metrics.first_token(self.node.name, self._slot.on.release, self.first_s)
-        return event
+        return events
 
-    async def _begin(self) -> Event:
+    async def _begin(self) -> list[Event]:
         try:
             if self._slot.on.loaded is False:
                 await self._loaded()
-            self._events = self.node.client.events(self._path, self._body, timeouts=self._limits())
+            plan = self._plan
+            self._events = self.node.client.events(plan.path, plan.body, timeouts=self._limits())
         except BaseException as error:
             self._end(error)
             raise
-        event = await self.next()
-        if event is None:
-            raise StreamIncomplete("The engine ended the answer without its end marker.")
-        return event
+        events: list[Event] = []
+        while (event := await self.next()) is not None:
+            events.append(event)
+            if self.done or not self._plan.whole:
+                break
+        return events
 
     async def next(self) -> Event | None:
         """The next event; None after the end marker, when the stream is read to its end."""
@@ -130,6 +152,9 @@ class Attempt:
 
     def _limits(self) -> Timeouts | None:
         left = max(0.001, self._deadline - self._tools.clock.monotonic())
+        if self._plan.limit_s is not None and self._plan.limit_s < left:
+            left = self._plan.limit_s
+            self._limited = True
         limits = self._tools.timeouts
         return None if left >= limits.total else replace(limits, total=left)
 
@@ -141,7 +166,7 @@ class Attempt:
         service_s, on = now - self._began, self._slot.on
         on.loaded = True
         on.missing = False
-        streamed = self._body.get("stream", True)
+        streamed = self._plan.body.get("stream", True)
         first_s = self.first_s if streamed else max(0.0, service_s - done.completion_ms / 1e3)
         on.learned.answered(
             service_s=service_s,
@@ -161,13 +186,17 @@ class Attempt:
         release = self._slot.on.release
         if isinstance(error, EngineError):
             self._tools.metrics.attempt(self.node.name, release, error.code)
-            # The caller's own limit, shorter than the node's, says nothing about the node.
-            if not (isinstance(error, EngineTimeout) and self._impatient()):
+            # A limit shorter than the node's says little about it: a check will tell.
+            if isinstance(error, EngineTimeout) and self._impatient():
+                self._tools.outcomes.on_failure(self.node)
+            else:
                 self._tools.outcomes.failed(self.node, release, error)
         else:
             self._tools.metrics.attempt(self.node.name, release, "cancelled")
         self._slot.free()
 
     def _impatient(self) -> bool:
+        if self.out_of_limit:
+            return True
         short = self._deadline - self._began < self._tools.timeouts.total
         return short and self._tools.clock.monotonic() >= self._deadline - 0.02

@@ -7,7 +7,7 @@ from typing import Any
 
 from deployment.engines.admission import Admission, Slot
 from deployment.engines.answer import Answer
-from deployment.engines.attempt import Attempt, Tools
+from deployment.engines.attempt import Attempt, Plan, Tools
 from deployment.engines.hedge import Hedger
 from deployment.engines.model import Call
 from deployment.engines.placement import Ask
@@ -19,6 +19,7 @@ from deployment.settings import PoolSettings
 _TOKEN_CHARS = 4  # about so many characters make a token
 _USUAL_TOKENS = 256  # what an answer is taken to be where the caller sets no limit
 _SAME_NODE_WAIT_S = 0.05
+_SHORT_S = 2.0  # whole answers that usually take less come in one piece
 
 
 @dataclass(slots=True)
@@ -33,6 +34,8 @@ class Progress:
     queue_deadline: float
     attempts: int = 0
     waited_s: float = 0.0
+    long: bool = False
+    """A whole answer was not there in the usual time: hung, or just long."""
 
 
 class Failover:
@@ -55,12 +58,14 @@ class Failover:
     async def open(self, call: Call) -> Answer:
         """An answer whose first event has come. Raises what the last node raised, or the queue's refusal."""
         way = self.begin(call)
-        body = {**call.body, "model": call.release, "keep_alive": self._keep_alive}
+        body = {"stream": True, **call.body, "model": call.release, "keep_alive": self._keep_alive}
         while True:
-            attempt = Attempt(self._tools, await self.slot(way), call.path, body, way.deadline)
+            slot = await self.slot(way)
+            attempt = Attempt(self._tools, slot, self._plan(way, body, slot.on.learned.service_s))
             try:
                 attempt, first = await self._first(attempt, way, body)
             except EngineError as error:
+                way.long = way.long or attempt.out_of_limit
                 await self.after_failure(way, attempt.node.name, error)
                 continue
             now = self._tools.clock.monotonic()
@@ -134,14 +139,28 @@ class Failover:
         others = {n.name for n in self._admission.nodes.values() if not n.draining} - way.ask.excluded
         if not others:
             # Nobody else is left. What failed at once may be over at once; what hung would hang again.
-            if isinstance(error, EngineTimeout):
+            if isinstance(error, EngineTimeout) and not way.long:
                 raise self._final(error)
             way.ask.excluded.clear()
             await asyncio.sleep(_SAME_NODE_WAIT_S * way.attempts)
         self._tools.metrics.retry(node, way.call.release)
 
-    async def _first(self, attempt: Attempt, way: Progress, body: Mapping[str, Any]) -> tuple[Attempt, Event]:
-        after_s = self._hedger.after(way.call.release, streamed=bool(way.call.body.get("stream", True)))
+    def _plan(self, way: Progress, body: dict[str, Any], service_s: float | None) -> Plan:
+        """A whole answer is asked of the node as a stream, which tells hanging from being long.
+
+        Where answers are short that would cost more than it saves: there it comes in one piece, within a limit,
+        and only if it is late it is asked again as a stream.
+        """
+        whole = body["stream"] is False
+        limit_s = None
+        if whole and not way.long and service_s is not None and service_s < _SHORT_S:
+            limit_s = max(self._tools.timeouts.token, _SHORT_S)
+        elif whole:
+            body = {**body, "stream": True}
+        return Plan(way.call.path, body, whole, way.deadline, limit_s)
+
+    async def _first(self, attempt: Attempt, way: Progress, body: dict[str, Any]) -> tuple[Attempt, list[Event]]:
+        after_s = self._hedger.after(way.call.release, whole=body["stream"] is False)
         if after_s is None:
             return attempt, await attempt.first()
 
@@ -150,7 +169,7 @@ class Failover:
             slot = self._admission.spare(ask)
             if slot is None:
                 return None
-            return Attempt(self._tools, slot, way.call.path, body, way.deadline)
+            return Attempt(self._tools, slot, self._plan(way, body, None))
 
         return await self._hedger.race(attempt, second, after_s)
 

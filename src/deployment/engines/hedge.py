@@ -64,19 +64,19 @@ class Hedger:
         self._metrics = metrics
         self._late: dict[str, Lateness] = {}
 
-    def after(self, release: str, *, streamed: bool) -> float | None:
+    def after(self, release: str, *, whole: bool) -> float | None:
         """Seconds after which a first token is late; None: no race for this request.
 
-        Answers that don't stream are not hedged: their first event is their last, and long ones would be late.
+        Whole answers are not hedged: their first event is their last, and long ones would be late.
         """
-        if not self._on or not streamed:
+        if not self._on or whole:
             return None
         self._budget.seen()
         return self._late.setdefault(release, Lateness()).p95 or float("inf")
 
     async def race(
         self, attempt: Attempt, second: Callable[[], Attempt | None], after_s: float
-    ) -> tuple[Attempt, Event]:
+    ) -> tuple[Attempt, list[Event]]:
         """The attempt that gave its first event first, with that event. The other is over when this returns.
 
         Raises the first attempt's error when none gives one.
@@ -102,7 +102,7 @@ class Hedger:
         return won, winner.result()
 
 
-async def _first_good(runs: list[asyncio.Task[Event]]) -> asyncio.Task[Event] | None:
+async def _first_good(runs: list[asyncio.Task[list[Event]]]) -> asyncio.Task[list[Event]] | None:
     waiting = set(runs)
     while waiting:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -112,7 +112,7 @@ async def _first_good(runs: list[asyncio.Task[Event]]) -> asyncio.Task[Event] | 
     return None
 
 
-async def _end(runs: dict[asyncio.Task[Event], Attempt], winner: asyncio.Task[Event] | None) -> None:
+async def _end(runs: dict[asyncio.Task[list[Event]], Attempt], winner: asyncio.Task[list[Event]] | None) -> None:
     """Cancel and close all but the winner."""
     losers = [run for run in runs if run is not winner]
     for run in losers:

@@ -72,7 +72,9 @@ class Node:
     def on(self, release: str) -> OnNode:
         """Its state of a release."""
         if (found := self._releases.get(release)) is None:
-            found = self._releases[release] = OnNode(release)
+            checked = self.checked
+            loaded = None if checked.digests is None else any(row.get("name") == release for row in checked.ps)
+            found = self._releases[release] = OnNode(release, loaded=loaded)
         return found
 
     @property
