@@ -1,7 +1,7 @@
 """Who is known, in memory: what the authenticator reads. Changes come in from the store."""
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,7 +21,10 @@ class Entry:
 
 
 class Directory:
-    """Every stored key that may call, by the SHA-256 of the key. Expired ones stay and are told so."""
+    """Every stored key that may call, by the SHA-256 of the key. Expired ones stay and are told so.
+
+    Records are held for all keys, entries only for those that call: there may be 100,000 keys.
+    """
 
     def __init__(self) -> None:
         self.version = -1
@@ -29,17 +32,17 @@ class Directory:
         """When the store last confirmed all this (monotonic seconds); None before the first time."""
         self._records: dict[str, KeyRecord] = {}
         self._entries: dict[str, Entry] = {}
-        self._shared: dict[tuple[str, ...], frozenset[str]] = {}
-        self._allowed: dict[tuple[tuple[str, ...], tuple[str, ...]], frozenset[Permission]] = {}
         self._own_roles: Mapping[str, frozenset[Permission]] = {}
         self._disabled: frozenset[str] = frozenset()
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def find(self, sha256: str) -> Entry | None:
         """The key of this hash, unless it was revoked or its tenant disabled."""
-        return self._entries.get(sha256)
+        entry = self._entries.get(sha256)
+        if entry is None:
+            record = self._records.get(sha256)
+            if record is not None and record.tenant not in self._disabled:
+                entry = self._entries[sha256] = self._entry(record)
+        return entry
 
     def apply(self, changes: Changes) -> None:
         """Take in what is new. Once this returns, a revoked key is nobody."""
@@ -48,41 +51,27 @@ class Directory:
         if changes.version < self.version:
             self._records.clear()
             self._entries.clear()
-        self._records.update((key.sha256, key) for key in changes.keys if key.revoked_at is None)
-        for key in changes.keys:
-            if key.revoked_at is not None:
-                self._records.pop(key.sha256, None)
-                self._entries.pop(key.sha256, None)
-        all_again = own_roles != self._own_roles or disabled != self._disabled
-        if all_again:
+        if own_roles != self._own_roles or disabled != self._disabled:
             self._own_roles, self._disabled = own_roles, disabled
-            self._allowed.clear()
             self._entries.clear()
-        self._add(self._records.values() if all_again else changes.keys)
+        for key in changes.keys:
+            self._entries.pop(key.sha256, None)
+            if key.revoked_at is None:
+                self._records[key.sha256] = key
+            else:
+                self._records.pop(key.sha256, None)
         self.version = changes.version
 
-    def _add(self, keys: Iterable[KeyRecord]) -> None:
-        for key in keys:
-            if key.revoked_at is None and key.tenant not in self._disabled:
-                self._entries[key.sha256] = self._entry(key)
-
     def _entry(self, key: KeyRecord) -> Entry:
-        within = (key.roles, key.scopes)
-        if within not in self._allowed:
-            self._allowed[within] = permitted(key.roles, key.scopes, self._own_roles)
         principal = Principal(
             id=key.public_id,
             name=key.name,
             tenant=key.tenant,
-            roles=self._set(key.roles),
-            scopes=self._set(key.scopes),
+            roles=frozenset(key.roles),
+            scopes=frozenset(key.scopes),
             key_hash=key.sha256[:12],
-            permissions=self._allowed[within],
-            models=self._set(key.models),
+            permissions=permitted(key.roles, key.scopes, self._own_roles),
+            models=frozenset(key.models),
         )
         networks = tuple(ipaddress.ip_network(network) for network in key.networks)
         return Entry(principal, key.expires_at, networks, key.public_id)
-
-    def _set(self, names: tuple[str, ...]) -> frozenset[str]:
-        """One set for all keys that have the same names: there may be 100,000 keys."""
-        return self._shared.setdefault(names, frozenset(names))

@@ -1,8 +1,10 @@
 """Keys, tenants and roles in the database. Each change raises one version, which other processes watch."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -199,8 +201,14 @@ async def _raise_version(connection: AsyncConnection) -> int:
 
 
 def _key(row: Mapping[Any, Any]) -> KeyRecord:
-    lists = {name: tuple(row[name]) for name in ("roles", "scopes", "models", "networks")}
-    return KeyRecord(**{**row, **lists})
+    lists = {name: _shared(tuple(row[name])) for name in ("roles", "scopes", "models", "networks")}
+    return KeyRecord(**{**row, **lists, "tenant": sys.intern(row["tenant"])})
+
+
+@lru_cache(maxsize=1024)
+def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
+    """One tuple for all keys with the same names: memory is kept for 100,000 of them."""
+    return names
 
 
 def _permissions(names: list[str]) -> frozenset[Permission]:
