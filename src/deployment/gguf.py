@@ -212,9 +212,7 @@ class _Reader:
         tensor_count, pair_count = self._number("Q"), self._number("Q")
         # A pair takes at least 13 bytes, a tensor 24: a count beyond that is nonsense.
         if pair_count * 13 + tensor_count * 24 > self._left:
-            raise self._error(
-                f"it claims {pair_count} keys and {tensor_count} tensors, more than the file can hold"
-            )
+            raise self._error(f"it claims {pair_count} keys and {tensor_count} tensors, more than the file can hold")
         lengths: dict[str, int] = {}
         metadata = dict(self._pair(lengths) for _ in range(pair_count))
         if not isinstance(metadata.get("general.architecture"), str):
@@ -286,9 +284,7 @@ class _Reader:
                 )
             end = begin + tensor.offset + tensor.elements // elements * block_bytes
             if end > self._size:
-                raise self._error(
-                    f"the tensor {tensor.name} ends at byte {end}, the file at {self._size}: it was cut"
-                )
+                raise self._error(f"the tensor {tensor.name} ends at byte {end}, the file at {self._size}: it was cut")
 
     def _number(self, code: str) -> Any:
         data = self._take(struct.calcsize("<" + code), "its header")

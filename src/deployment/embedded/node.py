@@ -9,9 +9,11 @@ from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
 from deployment.clock import Clock, SystemClock
 from deployment.embedded.child import new_client
+from deployment.embedded.guard import Guard
 from deployment.embedded.inference import Defaults, Inference
 from deployment.embedded.models import Models
 from deployment.embedded.options import parse_keep_alive
@@ -72,7 +74,8 @@ def create_node(options: NodeOptions, clock: Clock | None = None) -> Starlette:
             finally:
                 await runners.close()
 
-    return Starlette(routes=routes.all(), exception_handlers=HANDLERS, lifespan=lifespan)
+    guard = Middleware(Guard, listens_on=options.host)
+    return Starlette(routes=routes.all(), middleware=[guard], exception_handlers=HANDLERS, lifespan=lifespan)
 
 
 def serve(options: NodeOptions) -> None:

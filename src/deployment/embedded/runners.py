@@ -8,6 +8,7 @@ started again. An idle one goes when its keep-alive is over, or when another mod
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,7 +30,6 @@ BUSY = "server busy, please try again.  maximum pending requests exceeded"
 _FOR_EVER = timedelta(days=106_751)
 # A runner that lived shorter is not started again by itself: the next request tries.
 _SHORT_LIFE_S = 5.0
-_CHANCE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Runner:
         self.timer: asyncio.TimerHandle | None = None
         self.last_used = born
         self.broken = False
+        self.retiring = False  # another model waits for its place: it takes no new requests
 
     def cancel_timer(self) -> None:
         """It is in use again."""
@@ -94,7 +95,7 @@ class Runners:
         self._clock = clock
         self._loaded: dict[Key, Runner] = {}
         self._loading: dict[Key, asyncio.Task[Runner]] = {}
-        self._waiting = 0
+        self._waiting: Counter[Key] = Counter()  # requests that wait for a load
         self._starting = 0
         self._room = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -179,62 +180,82 @@ class Runners:
 
     async def _take(self, wanted: Wanted) -> Runner:
         """The runner for it, counted as used; loaded first if need be."""
-        runner = self._loaded.get(wanted.key)
-        while runner is None or not self._serves(runner):
-            runner = await self._wait_for_load(wanted)
-        runner.users += 1
-        runner.cancel_timer()
-        runner.expires_at = None
-        return runner
+        while True:
+            runner = self._loaded.get(wanted.key)
+            if runner is None or runner.retiring or not self._serves(runner):
+                runner = await self._wait_for_load(wanted)
+            else:
+                runner.users += 1
+            if self._serves(runner):
+                runner.cancel_timer()
+                runner.expires_at = None
+                return runner
+            self._give_back(runner, None)
 
     async def _wait_for_load(self, wanted: Wanted) -> Runner:
-        if self._waiting >= self._max_queue:
+        """The loaded runner, which already counts us as its user."""
+        key = wanted.key
+        if self._waiting.total() >= self._max_queue:
             raise EngineBusy(BUSY)
-        self._waiting += 1
+        load = self._loading.get(key)
+        if load is None:
+            load = self._loading[key] = asyncio.create_task(self._load(wanted))
+            load.add_done_callback(_log_failure)
+        self._waiting[key] += 1
         try:
-            load = self._loading.get(wanted.key)
-            if load is None:
-                load = asyncio.create_task(self._load(wanted))
-                self._loading[wanted.key] = load
-                load.add_done_callback(lambda done: self._load_ended(wanted.key, done))
             # Shielded: whoever leaves, the load goes on for those who stay or come.
             return await asyncio.shield(load)
+        except asyncio.CancelledError:
+            if load.done() and not load.cancelled() and load.exception() is None:
+                self._give_back(load.result(), None)
+            raise
         finally:
-            self._waiting -= 1
-
-    def _load_ended(self, key: Key, load: asyncio.Task[Runner]) -> None:
-        del self._loading[key]
-        if not load.cancelled() and load.exception() is not None:
-            log.warning("cannot load %s: %s", key.digest, load.exception())
+            self._waiting[key] -= 1
 
     async def _load(self, wanted: Wanted) -> Runner:
-        if (dead := self._loaded.get(wanted.key)) is not None:
+        key = wanted.key
+        if (dead := self._loaded.get(key)) is not None and not self._serves(dead):
             self._forget(dead)
-        await self._make_room()
         try:
-            began = self._clock.monotonic()
-            child = await Child.start(wanted.blob, wanted.key.options, self.slots, self._load_timeout_s)
-            now = self._clock.monotonic()
-            runner = Runner(wanted, child, self.slots, now, self._keep_alive)
-            self._loaded[wanted.key] = runner
+            await self._make_room(key)
+            try:
+                began = self._clock.monotonic()
+                child = await Child.start(wanted.blob, key.options, self.slots, self._load_timeout_s)
+                now = self._clock.monotonic()
+                runner = Runner(wanted, child, self.slots, now, self._keep_alive)
+                self._loaded[key] = runner
+            finally:
+                self._starting -= 1
+                self._background(self._tell_room())
         finally:
-            self._starting -= 1
-            self._background(self._tell_room())
+            del self._loading[key]
+        # It belongs to those who wait before they run again: nobody can take their place in between.
+        runner.users = self._waiting[key]
+        if not runner.users:
+            self._rest(runner)
         self._background(self._watch(runner))
-        # Should all who waited have left, it still goes in time; not before they had a chance to take it.
-        self._start_timer(runner, max(runner.keep_alive, _CHANCE_S))
         log.info("loaded %s in %.2f s (runner %d)", wanted.name, now - began, child.pid)
         return runner
 
-    async def _make_room(self) -> None:
-        """Wait until one more may be loaded; the idle runner that was used longest ago makes way."""
+    async def _make_room(self, key: Key) -> None:
+        """Wait until one more may be loaded.
+
+        The idle runner that was used longest ago makes way. Where none is idle, one retires: it ends what it has,
+        so that a model in constant use cannot keep another one out.
+        """
+        retired: Runner | None = None
         async with self._room:
-            while len(self._loaded) + self._starting >= self._max_loaded:
-                idle = [runner for runner in self._loaded.values() if runner.users == 0]
+            while key in self._loaded or len(self._loaded) + self._starting >= self._max_loaded:
+                rest = sorted(self._loaded.values(), key=lambda each: each.last_used)
+                idle = [each for each in rest if each.users == 0]
                 if idle:
-                    self._unload(min(idle, key=lambda each: each.last_used))
-                else:
-                    await self._room.wait()
+                    self._unload(idle[0])
+                    continue
+                if retired is None or not self._serves(retired):
+                    retired = next((each for each in rest if not each.retiring), None)
+                    if retired is not None:
+                        retired.retiring = True
+                await self._room.wait()
             self._starting += 1
 
     # --- idling, dying, leaving ---
@@ -254,7 +275,7 @@ class Runners:
         if not self._serves(runner):
             return
         runner.expires_at = self._expiry(runner.keep_alive)
-        if runner.keep_alive <= 0:
+        if runner.keep_alive <= 0 or runner.retiring:
             self._unload(runner)
         else:
             self._start_timer(runner, runner.keep_alive)
@@ -319,3 +340,8 @@ class Runners:
         if self._client is None:
             raise RuntimeError("Runners.open was not called")
         return self._client
+
+
+def _log_failure(load: asyncio.Task[Runner]) -> None:
+    if not load.cancelled() and load.exception() is not None:
+        log.warning("cannot load: %s", load.exception())
