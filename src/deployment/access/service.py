@@ -120,7 +120,8 @@ class AccessService:
             last_used_at=None,
         )
         end = min(now + overlap, old.expires_at or datetime.max.replace(tzinfo=now.tzinfo))
-        await self._store.replace_key(replace(old, expires_at=end), successor)
+        if not await self._store.replace_key(replace(old, expires_at=end), successor):
+            raise Conflict(f"The key {public_id} was rotated or revoked by somebody else just now.")
         await self._refresh()
         return CreatedKey(successor, new)
 

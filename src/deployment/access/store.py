@@ -54,6 +54,7 @@ _keys = sa.Table(
     sa.Column("last_used_at", Moment),
     sa.Column("version", sa.BigInteger, nullable=False, index=True),
 )
+_PAGE = 2000
 _KEY_COLUMNS = [column for column in _keys.c if column.name != "version"]
 
 
@@ -71,10 +72,9 @@ class AccessStore:
                 return None
             # A counter that went back is a database put back from a backup: all of it is news.
             floor = since if version > since else -1
-            keys = await connection.execute(sa.select(*_KEY_COLUMNS).where(_keys.c.version > floor))
             return Changes(
                 version=version,
-                keys=tuple(_key(row) for row in keys.mappings()),
+                keys=await self._changed_keys(connection, floor),
                 tenants=await self._all_tenants(connection),
                 roles=await self._all_roles(connection),
             )
@@ -84,16 +84,21 @@ class AccessStore:
         async with self._database.write() as connection:
             await self._insert(connection, key, await _raise_version(connection))
 
-    async def replace_key(self, old: KeyRecord, new: KeyRecord) -> None:
-        """Keep a key's successor and the old one's last day, both or neither."""
+    async def replace_key(self, old: KeyRecord, new: KeyRecord) -> bool:
+        """Keep a key's successor and the old one's last day, both or neither.
+
+        False, and nothing kept, when the old one was replaced or revoked in the meantime.
+        """
         async with self._database.write() as connection:
             version = await _raise_version(connection)
-            await self._insert(connection, new, version)
-            await connection.execute(
+            ended = await connection.execute(
                 sa.update(_keys)
-                .where(_keys.c.public_id == old.public_id)
+                .where(_keys.c.public_id == old.public_id, _keys.c.replaced_by.is_(None), _keys.c.revoked_at.is_(None))
                 .values(expires_at=old.expires_at, replaced_by=new.public_id, version=version)
             )
+            if ended.rowcount:
+                await self._insert(connection, new, version)
+            return ended.rowcount > 0
 
     async def revoke_key(self, public_id: str, at: datetime) -> None:
         """Mark a key as revoked; the first time stays."""
@@ -184,6 +189,17 @@ class AccessStore:
 
     async def _insert(self, connection: AsyncConnection, key: KeyRecord, version: int) -> None:
         await connection.execute(_keys.insert().values(**asdict(key), version=version))
+
+    async def _changed_keys(self, connection: AsyncConnection, floor: int) -> tuple[KeyRecord, ...]:
+        """In pages, for the first load may be of 100,000 keys: less memory at once, and others get their turn."""
+        query = sa.select(*_KEY_COLUMNS).where(_keys.c.version > floor).order_by(_keys.c.public_id).limit(_PAGE)
+        found: list[KeyRecord] = []
+        while True:
+            after = found[-1].public_id if found else ""
+            rows = (await connection.execute(query.where(_keys.c.public_id > after))).mappings().all()
+            found += [_key(row) for row in rows]
+            if len(rows) < _PAGE:
+                return tuple(found)
 
     async def _all_tenants(self, connection: AsyncConnection) -> tuple[Tenant, ...]:
         rows = await connection.execute(sa.select(_tenants).order_by(_tenants.c.id))

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -123,6 +124,15 @@ async def test_what_is_no_longer_active_or_was_rotated_cannot_be_rotated(access:
     for public_id, why in ((first.new.public_id, "revoked"), (second.new.public_id, "successor")):
         with pytest.raises(Conflict, match=why):
             await access.service.rotate_key(LOCAL_OPERATOR, public_id, timedelta(0))
+
+
+async def test_of_rotations_at_once_one_succeeds(access: Access) -> None:
+    old = await make(access)
+    rotations = [access.service.rotate_key(LOCAL_OPERATOR, old.new.public_id, timedelta(hours=1)) for _ in range(6)]
+    results = await asyncio.gather(*rotations, return_exceptions=True)
+    assert sum(isinstance(result, CreatedKey) for result in results) == 1
+    assert sum(isinstance(result, Conflict) for result in results) == 5
+    assert len(await access.service.keys(LOCAL_OPERATOR)) == 2
 
 
 async def test_last_use_is_written_behind(access: Access, clock: HeldClock) -> None:

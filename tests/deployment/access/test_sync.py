@@ -135,3 +135,12 @@ async def test_the_last_use_is_written_when_a_process_ends(database_url: str) ->
         call(first, created.new.key)
     async with room(database_url) as second:
         assert (await second.service.key(LOCAL_OPERATOR, created.new.public_id)).last_used_at is not None
+
+
+async def test_more_keys_than_a_page_are_all_known(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployment.access.store._PAGE", 3)
+    async with room(database_url) as first:
+        made = [await make(first) for _ in range(7)]
+    async with room(database_url) as second:
+        for created in made:
+            assert call(second, created.new.key).name == "shop"
