@@ -209,7 +209,7 @@ def end_of(raw: dict[str, Any]) -> tuple[Delta | None, Done]:
 
 def _without_text(raw: dict[str, Any]) -> dict[str, Any]:
     end = {key: value for key, value in raw.items() if key not in {"thinking", "tool_calls", "logprobs"}}
-    if "message" in end:
+    if end.get("message"):
         end["message"] = {"role": end["message"].get("role", "assistant"), "content": ""}
     if "response" in end:
         end["response"] = ""

@@ -1,12 +1,14 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deployment.errors import ConfigurationError
 from deployment.modelfile import PARAMETERS, Message, Modelfile, load, parse, render
 
+# A busy machine is no failure.
+steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROOT = Path(__file__).parents[2]
 
 
@@ -163,9 +165,9 @@ _modelfiles = st.builds(
     template=st.none() | _texts,
     system=st.none() | _texts,
     adapters=st.lists(_names, max_size=2).map(tuple),
-    messages=st.lists(
-        st.builds(Message, st.sampled_from(["system", "user", "assistant"]), _texts), max_size=2
-    ).map(tuple),
+    messages=st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), _texts), max_size=2).map(
+        tuple
+    ),
     license=st.lists(_texts, max_size=2).map(tuple),
     renderer=st.none() | _names,
     parser=st.none() | _names,
@@ -174,11 +176,13 @@ _modelfiles = st.builds(
 )
 
 
+@steady
 @given(_modelfiles)
 def test_what_is_written_reads_back_the_same(modelfile: Modelfile) -> None:
     assert parse(render(modelfile)) == modelfile
 
 
+@steady
 @given(st.text(st.sampled_from('a "\n#\t')))
 def test_a_text_is_written_faithfully_or_refused(text: str) -> None:
     original = Modelfile(from_="x", system=text)
@@ -190,6 +194,7 @@ def test_a_text_is_written_faithfully_or_refused(text: str) -> None:
         assert parse(written) == original
 
 
+@steady
 @given(st.text())
 def test_any_text_is_read_or_refused_with_reason(text: str) -> None:
     try:

@@ -139,6 +139,46 @@ async def test_a_connection_serves_many_requests(client: OllamaClient, node: Fak
     assert node.connections() == 1
 
 
+async def test_a_body_that_ends_after_the_end_marker(client: OllamaClient, node: FakeNode) -> None:
+    """The answer is whole with the marker; the connection is kept if the body ends soon after."""
+    node.fail("late_end", seconds=0.02)
+    for _ in range(3):
+        events, error = await read(await client.generate("x", stream=True))
+        assert error is None
+        assert isinstance(events[-1], Done)
+    assert node.connections() == 1
+    node.heal()
+    node.fail("late_end", seconds=30.0)
+    async with asyncio.timeout(15):
+        assert (await collect(await client.generate("x", stream=True))).text == REPLY
+
+
+async def test_no_proxy_of_the_environment(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "")
+    async with connected(node) as client:
+        assert await client.version() == "0.33.0"
+
+
+async def test_no_timer_stays_behind(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, timers = asyncio.get_running_loop(), []
+    call_at = loop.call_at
+
+    def recorded(*args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        timers.append(call_at(*args, **kwargs))
+        return timers[-1]
+
+    monkeypatch.setattr(loop, "call_at", recorded)
+    async with connected(node, Timeouts()) as client:
+        await collect(await client.generate("x", stream=True))
+        await client.generate("x")
+        node.fail("cut")
+        await read(await client.generate("x", stream=True))
+        await client.version()
+    assert len(timers) > 3
+    assert all(timer.cancelled() or timer.when() < loop.time() + 5.1 for timer in timers)
+
+
 async def test_many_at_once(client: OllamaClient, node: FakeNode) -> None:
     node.inference.token_delay_s = 0.0001
     answers = await asyncio.gather(*(client.generate("x") for _ in range(150)))
@@ -210,6 +250,7 @@ async def test_faults_before_the_first_byte(
     assert type(error) is kind
     assert re.search(text, error.message)
     assert not [event for event in events if isinstance(event, Done)]
+    assert stream or not events
     assert f"engine: {node.url}" in error.__notes__
     assert node.url not in error.message
     assert (await client.generate("x")).text == REPLY
@@ -357,6 +398,7 @@ async def test_slow_tokens_within_their_time_are_fine(node: FakeNode) -> None:
 
 async def test_a_slow_consumer_is_not_the_nodes_fault(node: FakeNode) -> None:
     async with connected(node) as client:
+        node.fail("slow", seconds=0.01)
         events = await client.generate("x", stream=True)
         async for event in events:
             if isinstance(event, Delta) and event.text == " 6,":
@@ -476,9 +518,8 @@ async def test_create_uploads_what_is_missing_and_verifies(
         "license": ["MIT"],
     }
     assert digest == next(model["digest"] for model in await client.tags() if model["name"] == "new:v1")
-    uploads = node.requests[f"/api/blobs/{uploaded}"]
     await client.create("new:v2", modelfile)
-    assert node.requests[f"/api/blobs/{uploaded}"] == uploads + 1  # the HEAD alone
+    assert node.store.uploads == 1
     with pytest.raises(EngineRefused):
         await client.has_blob("sha256:short")
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from deployment import ollama_wire
@@ -29,6 +29,9 @@ from deployment.ollama_wire import (
     error_text,
     object_of,
 )
+
+# A busy machine is no failure.
+steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def _error(text: str) -> bytes:
@@ -93,6 +96,7 @@ def test_the_text_of_an_error_within_an_error() -> None:
     assert "too long" in error_of(400, _error(_CONTEXT)).message
 
 
+@steady
 @given(st.integers(100, 599), st.binary(max_size=200))
 def test_any_answer_is_some_error(status: int, body: bytes) -> None:
     assert error_of(status, body).message
@@ -104,6 +108,8 @@ _json = st.recursive(
 )
 
 
+@steady
+@example({"message": None, "response": "x", "done": True})
 @given(st.dictionaries(st.sampled_from(["error", "message", "response", "done", "logprobs", "eval_count"]), _json))
 def test_any_object_is_an_event_or_an_engine_error(raw: dict[str, Any]) -> None:
     try:
@@ -113,6 +119,7 @@ def test_any_object_is_an_event_or_an_engine_error(raw: dict[str, Any]) -> None:
         pass
 
 
+@steady
 @given(st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]))), st.data())
 def test_lines_come_whole_however_they_are_cut(texts: list[str], data: st.DataObject) -> None:
     stream = "".join(f"{text}\n" for text in texts).encode()

@@ -63,6 +63,8 @@ class Exchange:
 
     async def raw(self, body: bytes, status: int = 200, kind: bytes = b"application/json") -> None:
         headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+        if 300 <= status < 400:
+            headers.append((b"location", b"/api/tags"))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
 

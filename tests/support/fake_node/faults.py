@@ -23,6 +23,7 @@ KINDS = {
     "lost_blob": "400, as when the weights are gone",
     "missing": "404, as when the model is gone",
     "empty": "an empty body with `status`",
+    "late_end": "all is well, but the body ends only `seconds` after the end marker",
     "split": "each line in pieces of `size` bytes, cut within characters too",
     "join": "the whole answer in one write",
     "die": "the process ends at once (in a process of its own; else as `reset`)",

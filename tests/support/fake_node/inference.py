@@ -11,7 +11,7 @@ from tests.support.fake_node.faults import Fault
 from tests.support.fake_node.models import FakeModel, Scheduler
 from tests.support.fake_node.store import Store
 
-WHOLE = {"slow", "split", "join"}
+WHOLE = {"slow", "split", "join", "late_end"}
 """Faults whose answers are right all the same."""
 
 
@@ -127,6 +127,11 @@ class Inference:
             else:
                 assert fault is not None
                 await _pieces(x, line, fault.size)
+        if fault is not None and kind == "late_end":
+            await x.write(_line(end))
+            await x.pause(fault.seconds)
+            await x.end_stream()
+            return
         await x.end_stream(_line(end))
 
     async def _faulty(self, x: Exchange, lines: list[bytes], fault: Fault) -> None:

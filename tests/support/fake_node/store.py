@@ -21,6 +21,7 @@ class Store:
         self.models = models
         self.blobs = {model.weights for model in models.values()}
         self.copy_window_s = 0.0
+        self.uploads = 0
         self._torn: set[str] = set()
 
     def find(self, name: str) -> FakeModel:
@@ -60,6 +61,7 @@ class Store:
             raise Refused(400, "invalid digest format")
         if x.method == "HEAD":
             return await x.raw(b"", 200 if digest in self.blobs else 404)
+        self.uploads += x.method == "POST"
         if digest in self.blobs:
             return await x.raw(b"")
         actual = "sha256:" + hashlib.sha256(await x.body()).hexdigest()
