@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
+import time
 from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -83,8 +85,9 @@ async def run(settings: Settings, options: Options) -> int:
             if await _first(starting, interrupts.once.wait()):
                 gateway, running = starting.result()
                 await _serve(gateway, replace(running, since=since), claim, settings, options, phases, interrupts)
-            elif not options.as_json:
-                phases.say("Stopping …")
+                phases.say("\nStopping: streams in flight may end. Ctrl-C again stops at once.")
+            began = time.perf_counter()
+        phases.say(f"Stopped in {time.perf_counter() - began:.1f} s.")
     return 0
 
 
@@ -108,7 +111,6 @@ async def _serve(
             f"The gateway ended by itself ({_ending(died.result())}). {gateway.last_lines()}".strip(),
             hint="Everything was stopped. Start it again: ramsey up",
         )
-    phases.say("\nStopping: streams in flight may end. Ctrl-C again stops at once.")
 
 
 async def _start(
@@ -318,8 +320,16 @@ def _welcome(settings: Settings, url: str, answer: str | None, phases: Phases, *
     )
     if answer is not None:
         phases.say(f"  [dim]{escape(answer[:150])}{'…' if len(answer) > 150 else ''}[/dim]")
-    ending = "`ramsey down` stops it." if detached else "Ctrl-C stops everything."
-    phases.say(f"\nChat: ramsey chat   API: {url}/docs   Logs: {settings.data_dir / 'logs'}\n{ending}")
+    ending = f"`{_program()} down` stops it." if detached else "Ctrl-C stops everything."
+    phases.say(f"\nChat: {_program()} chat   API: {url}/docs   Logs: {settings.data_dir / 'logs'}\n{ending}")
+
+
+def _program() -> str:
+    """How the person calls us: `ramsey`, or its path where that is not on the PATH."""
+    if shutil.which("ramsey", path=environment().get("PATH")):
+        return "ramsey"
+    here = Path(sys.executable).with_name("ramsey")
+    return str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else str(here)
 
 
 def _ending(status: int) -> str:
