@@ -13,8 +13,7 @@ from deployment.errors import ConfigurationError
 Parameter = int | float | bool | str | list[str]
 
 _INTEGERS = (
-    "num_ctx num_batch num_gpu main_gpu num_thread draft_num_predict num_keep seed num_predict top_k "
-    "repeat_last_n"
+    "num_ctx num_batch num_gpu main_gpu num_thread draft_num_predict num_keep seed num_predict top_k repeat_last_n"
 )
 _FLOATS = "top_p min_p typical_p temperature repeat_penalty presence_penalty frequency_penalty"
 PARAMETERS: dict[str, type] = {
@@ -25,10 +24,7 @@ PARAMETERS: dict[str, type] = {
 }
 """What PARAMETER knows, and the type of each."""
 
-_GONE = (
-    "mirostat mirostat_tau mirostat_eta tfs_z penalize_newline low_vram f16_kv logits_all vocab_only "
-    "use_mlock numa"
-)
+_GONE = "mirostat mirostat_tau mirostat_eta tfs_z penalize_newline low_vram f16_kv logits_all vocab_only use_mlock numa"
 _ROLES = ("system", "user", "assistant")
 _TRUE = {"1", "t", "T", "true", "True", "TRUE"}
 _FALSE = {"0", "f", "F", "false", "False", "FALSE"}
