@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,15 +170,19 @@ def test_a_full_queue_is_busy(tmp_path: Path) -> None:
 def test_a_disconnect_frees_the_slot(node: tuple[str, Any], stream: bool) -> None:
     url, _ = node
     chat(url)
-    if stream:
-        with endless(url) as response:
-            lines = response.iter_lines()
-            next(lines)
-    else:
-        with pytest.raises(httpx.ReadTimeout):
-            chat(url, seconds=0.5, format=ENDLESS, options={"num_predict": -1})
-    # The only slot: had it not been freed, this would wait until the list is complete.
-    assert chat(url, seconds=4).json()["message"]["content"].startswith("R(3,3) = 6.")
+
+    def ask_and_leave(_: int) -> None:
+        body = {"model": MODEL, "messages": QUESTION, "format": ENDLESS, "options": {"num_predict": -1}}
+        with (
+            suppress(httpx.ReadTimeout),
+            httpx.stream("POST", f"{url}/api/chat", json=body | {"stream": stream}, timeout=0.5) as response,
+        ):
+            next(response.iter_lines())
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(ask_and_leave, range(12)))
+    # Had they gone on in the only slot, twelve long lists would come first: half a minute at the least.
+    assert chat(url, seconds=8).json()["message"]["content"].startswith("R(3,3) = 6.")
 
 
 def test_a_caller_that_waits_and_leaves_is_forgotten(node: tuple[str, Any]) -> None:
