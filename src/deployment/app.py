@@ -22,6 +22,7 @@ from deployment.clock import Clock, SystemClock
 from deployment.engines import EnginePool
 from deployment.errors import StartupError
 from deployment.gateway import (
+    BODIES,
     Drainer,
     Envelope,
     Gateway,
@@ -106,7 +107,7 @@ def create_app(settings: Settings) -> FastAPI:
         health_routes(services.gateway, lambda: services.bring_up.problem),
     ):
         app.include_router(router)
-    app.openapi = lambda: document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: document(app, BODIES)  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _to_envelope)
     if settings.access.cors_origins:
         app.add_middleware(

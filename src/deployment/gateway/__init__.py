@@ -4,10 +4,11 @@ from deployment.gateway.drain import Drainer
 from deployment.gateway.envelope import Envelope
 from deployment.gateway.health import health_routes
 from deployment.gateway.openapi import document
-from deployment.gateway.routes import native_routes, ollama_routes, openai_routes
+from deployment.gateway.routes import BODIES, native_routes, ollama_routes, openai_routes
 from deployment.gateway.service import Gateway
 
 __all__ = [
+    "BODIES",
     "Drainer",
     "Envelope",
     "Gateway",

@@ -1,5 +1,6 @@
 """What the OpenAPI document says of endpoints that parse their own bodies."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI
@@ -29,23 +30,17 @@ def describe(path: str, schema: type[BaseModel]) -> dict[str, Any]:
                 "required": True,
                 "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema.__name__}"}}},
             },
-            "x-body": schema,
         },
         "responses": {status: {"description": text} for status, text in _PROBLEMS.items()},
         "operation_id": path.strip("/").replace("/", "_"),
     }
 
 
-def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the schemas that `describe` named."""
+def document(app: FastAPI, schemas: Iterable[type[BaseModel]]) -> dict[str, Any]:
+    """The OpenAPI document, with the schemas of the bodies that `describe` named."""
     if app.openapi_schema:
         return app.openapi_schema
     found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    schemas: list[type[BaseModel]] = []
-    for operations in found["paths"].values():
-        for operation in operations.values():
-            if (schema := operation.pop("x-body", None)) is not None and schema not in schemas:
-                schemas.append(schema)
     _, definitions = models_json_schema([(schema, "validation") for schema in schemas], ref_template=_REFERENCE)
     components = found.setdefault("components", {})
     components.setdefault("schemas", {}).update(definitions.get("$defs", {}))

@@ -34,6 +34,22 @@ MANAGEMENT = (
 )
 
 
+BODIES: tuple[type[BaseModel], ...] = (
+    native.GenerateRequest,
+    native.ChatRequest,
+    native.EmbeddingsRequest,
+    ollama.OllamaGenerate,
+    ollama.OllamaChat,
+    ollama.OllamaEmbed,
+    ollama.OllamaEmbeddings,
+    ollama.OllamaShow,
+    openai_chat.ChatCompletionRequest,
+    openai_text.CompletionRequest,
+    openai_text.EmbeddingRequest,
+    openai_responses.ResponsesRequest,
+)
+
+
 class Json(Response):
     """A JSON answer, written by orjson."""
 
