@@ -26,6 +26,10 @@ check: $(VENV)/.ready-dev ## format, lint, strict types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(VENV)/.ready ## measure beside LiteLLM, Portkey and nginx; BENCH="requests streams" runs parts (bench/)
+	@PYTHON="$(PYTHON)" bench/setup
+	@.bench/venv/bin/python -m bench $(BENCH)
+
 format: $(VENV)/.ready-dev ## rewrite the code in the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
