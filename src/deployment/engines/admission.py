@@ -5,12 +5,12 @@ back exactly once, by `Slot.free`.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from deployment.clock import Clock
 from deployment.engines.breaker import Phase
-from deployment.engines.fair_queue import Entry, FairQueue
+from deployment.engines.fair_queue import Entry
+from deployment.engines.line import Line, Waiting
 from deployment.engines.metrics import PoolMetrics
 from deployment.engines.model import Priority
 from deployment.engines.node import Node, OnNode
@@ -43,33 +43,6 @@ class Slot:
             self._admission.freed(self.on.release)
 
 
-class Waiting:
-    """What a queue entry carries."""
-
-    __slots__ = ("ask", "slot")
-
-    def __init__(self, ask: Ask, slot: "asyncio.Future[Slot]") -> None:
-        self.ask = ask
-        self.slot = slot
-
-
-class Line:
-    """The queue of one release, its timer, and the times at which slots came free."""
-
-    __slots__ = ("freed", "queue", "timer")
-
-    def __init__(self, batch_share: int) -> None:
-        self.queue: FairQueue[Waiting] = FairQueue(batch_share)
-        self.freed: deque[float] = deque(maxlen=64)
-        self.timer: asyncio.TimerHandle | None = None
-
-    def drain_rate(self, now: float) -> float | None:
-        """Requests a second that leave lately; None when too few did to say."""
-        if len(self.freed) < 2 or now <= self.freed[0]:
-            return None
-        return (len(self.freed) - 1) / (now - self.freed[0])
-
-
 class Admission:
     """Slots and queues over the nodes that the pool has."""
 
@@ -81,6 +54,8 @@ class Admission:
         self._lines: dict[str, Line] = {}
         self._placed = 0
         self.nodes: dict[str, Node] = {}
+        self.on_wait: Callable[[], None] = lambda: None
+        """Called when a request begins to wait."""
 
     # --- in ------------------------------------------------------------------------------------------------
 
@@ -128,6 +103,8 @@ class Admission:
         expiry = loop.call_later(max(0.0, deadline - now), self._expire, line, entry)
         future = entry.item.slot
         self._dispatch(ask.release)
+        if not future.done():
+            self.on_wait()
         try:
             slot = await future
         except asyncio.CancelledError:
@@ -198,10 +175,6 @@ class Admission:
         for release, line in self._lines.items():
             for priority in Priority:
                 yield release, priority, line.queue.depth(priority)
-
-    def wanted(self, release: str | None = None) -> int:
-        """Requests that wait for a slot now, of one release or all."""
-        return self.waiting() if release is None else len(self._line(release).queue)
 
     def close(self) -> None:
         """Fail whoever still waits."""

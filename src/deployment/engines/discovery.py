@@ -4,11 +4,16 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
 from deployment.engines.model import NodeSpec
+from deployment.errors import ConfigurationError
 from deployment.settings import PoolSettings
+
+if TYPE_CHECKING:
+    from dns.asyncresolver import Resolver
 
 _log = structlog.get_logger("engines")
 _OLLAMA_PORT = 11434
@@ -33,6 +38,29 @@ async def addresses(name: str) -> list[Endpoint]:
     host, port = split_name(name)
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return sorted({(str(info[4][0]), port) for info in found})
+
+
+async def services(name: str, resolver: "Resolver | None" = None) -> list[Endpoint]:
+    """The addresses behind SRV records of `_service._tcp.name`, those of the first priority only."""
+    try:
+        from dns.asyncresolver import Resolver
+        from dns.exception import DNSException
+    except ImportError:
+        raise ConfigurationError(
+            f"{name} needs SRV records.", hint="pip install 'ramsey[dns]', or set host:port."
+        ) from None
+    resolver = resolver or Resolver()
+    try:
+        records = list(await resolver.resolve(name, "SRV"))
+        first = min(record.priority for record in records)
+        ends: set[Endpoint] = set()
+        for record in records:
+            if record.priority == first:
+                found = await resolver.resolve_name(record.target)
+                ends |= {(address, int(record.port)) for address in found.addresses()}
+    except DNSException as error:
+        raise OSError(str(error)) from None
+    return sorted(ends)
 
 
 class Discovery:
@@ -82,11 +110,11 @@ class Discovery:
         try:
             async with asyncio.timeout(self._timeout):
                 found = await self._look_up(name)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ConfigurationError) as error:
             _log.warning("DNS look-up failed", name=name, reason=str(error) or type(error).__name__)
             return
         self._known[name] = found
 
 
 async def _look_up(name: str) -> list[Endpoint]:
-    return await addresses(name)
+    return await (services(name) if name.startswith("_") else addresses(name))

@@ -108,7 +108,8 @@ class Failover:
         total = self._tools.timeouts.total
         total = total if call.timeout_s is None else min(call.timeout_s, total)
         text = text_of(call.body)
-        hashes = block_hashes(call.release, text) if self._settings.affinity_blocks else ()
+        many = len(self._admission.nodes) > 1 and self._settings.affinity_blocks
+        hashes = block_hashes(call.release, text) if many else ()
         ask = Ask(call.release, len(text), hashes, call.session)
         cost = len(text) / _TOKEN_CHARS + _wanted_tokens(call.body)
         wait = min(total, self._settings.queue_timeout)

@@ -18,6 +18,7 @@ from deployment.engines.discovery import Discovery
 from deployment.engines.failover import Failover
 from deployment.engines.health import Health
 from deployment.engines.hedge import Hedger
+from deployment.engines.leases import Leases
 from deployment.engines.membership import Membership, MembershipFile
 from deployment.engines.metrics import PoolMetrics
 from deployment.engines.model import Call, NodeSpec, NodeView
@@ -70,6 +71,7 @@ class EnginePool:
         tools = Tools(clock, self._metrics, self._outcomes, self._warmer, self._timeouts)
         hedger = Hedger(pool.hedge_share, self._metrics)
         self._failover = Failover(pool, self._admission, tools, hedger, keep_alive)
+        self._leases = Leases(pool, self._admission)
         self._discovery = Discovery(pool, engine.num_parallel, self._configure)
         self._file = MembershipFile(settings.data_dir / "nodes.json")
         self._membership = Membership()
@@ -96,6 +98,7 @@ class EnginePool:
         """Read the members, and begin to check them. Raises ConfigurationError for a broken members' file."""
         self._membership = await asyncio.to_thread(self._file.read)
         self._configured = configured_nodes(self._settings)
+        self._leases.start()
         await self._apply()
         self._discovery.start()
 
@@ -105,6 +108,7 @@ class EnginePool:
         await self._health.close()
         await self._warmer.close()
         self._admission.close()
+        await self._leases.close()
         for node in self._admission.nodes.values():
             await node.client.close()
 
@@ -140,6 +144,11 @@ class EnginePool:
         asked = (node.client.request("GET", "/api/ps", timeout_s=_PS_TIMEOUT_S) for node in nodes)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         return _union(answer.get("models", []) for answer in answers if isinstance(answer, dict))
+
+    @property
+    def slots_shared(self) -> bool | None:
+        """Whether Redis divides the slots among the gateways now; None where none is set."""
+        return self._leases.shared
 
     def waiting(self) -> int:
         """Requests that wait for a slot."""
@@ -234,12 +243,14 @@ class EnginePool:
                 client = OllamaClient(spec.url, self._settings.model.name, timeouts=self._timeouts)
                 node = nodes[spec.name] = Node(spec, client, self._settings.pool.affinity_blocks)
                 node.picked = level  # a newcomer owes nothing
+                self._leases.adopt(node)
                 self._health.watch(node)
         for node in nodes.values():
             node.draining = node.name in self._membership.draining
         self._admission.changed()
 
     async def _retire(self, node: Node) -> None:
+        self._leases.forget(node)
         await self._health.unwatch(node)
         await self._warmer.forget(node)
         await node.client.close()
