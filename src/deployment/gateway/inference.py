@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import orjson
+
 from deployment.engines import Call
 from deployment.errors import InvalidRequest, ModelNotFound, PayloadTooLarge
 from deployment.settings import ModelSettings
@@ -71,6 +73,14 @@ def _unknown(name: str, served: Mapping[str, str]) -> ModelNotFound:
     return ModelNotFound(f'The model "{shorten(name)}" is not served here.', hint=f"Models: {there}.")
 
 
+def refuse_unwritable(body: Mapping[str, Any]) -> None:
+    """JSON that can be read is not always JSON that can be passed on. Raises InvalidRequest."""
+    try:
+        orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise InvalidRequest(f"The body cannot be passed on: {error}.") from None
+
+
 def shorten(text: str, limit: int = 80) -> str:
     """A caller's text, fit for an error message."""
     return text if len(text) <= limit else text[:limit] + "…"
@@ -98,5 +108,6 @@ def to_call(
         options["num_predict"] = settings.max_tokens
     body = {name: value for name, value in body.items() if name not in _PINNED_FIELDS and value is not None}
     body |= {"options": options, "stream": inference.stream, "keep_alive": settings.keep_alive}
+    refuse_unwritable(body)
     call = Call(path=inference.path, release=release, body=body, tenant=tenant, session=session)
     return call, ignored

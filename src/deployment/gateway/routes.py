@@ -72,7 +72,7 @@ def _post(
         return await handle(request, principal, parse(schema, body))
 
     router.add_api_route(
-        path, endpoint, methods=["POST"], summary=summary, response_class=Json, **describe(path, schema)
+        path, endpoint, methods=["POST"], summary=summary, response_class=Json, **describe(router.prefix + path, schema)
     )
 
 

@@ -14,7 +14,7 @@ from deployment.errors import Draining
 from deployment.gateway.cache import Answers
 from deployment.gateway.encoder import Encoder, Reply
 from deployment.gateway.exchange import Exchanges, Generation, Unary, Wire
-from deployment.gateway.inference import Inference, Served, resolve, to_call
+from deployment.gateway.inference import Inference, Served, refuse_unwritable, resolve, to_call
 from deployment.releases import Traffic
 from deployment.settings import Settings
 from deployment.telemetry import Metrics, RequestRecord
@@ -100,6 +100,7 @@ class Gateway:
     ) -> Unary:
         """One call with one JSON answer (embeddings, show)."""
         served = await self.resolve(model)
+        refuse_unwritable(body)
         record: RequestRecord = request.scope["state"]["record"]
         reply = self.reply(record, served)
 

@@ -26,10 +26,10 @@ def configure_logging(settings: LogSettings, *, readable: bool = False) -> None:
     structlog.configure(
         processors=[*_SHARED, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+        logger_factory=_Lines,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _StdoutHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_SHARED,
@@ -47,6 +47,31 @@ def configure_logging(settings: LogSettings, *, readable: bool = False) -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+
+
+class _Lines:
+    """Writes to what standard output is now, which may be another than when logging was set up."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def msg(self, message: str) -> None:
+        """One line, at once."""
+        sys.stdout.write(message + "\n")
+        sys.stdout.flush()
+
+    debug = info = warning = error = critical = exception = log = msg
+
+
+class _StdoutHandler(logging.Handler):
+    """The same for the standard library's loggers."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line, at once."""
+        try:
+            _Lines().msg(self.format(record))
+        except Exception:
+            self.handleError(record)
 
 
 def _dumps(event: Any, **_: Any) -> str:

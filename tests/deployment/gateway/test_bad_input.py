@@ -151,6 +151,17 @@ async def test_a_chunked_body_over_its_limit_is_refused(gate: Gate) -> None:
     assert answer.status_code == 413
 
 
+@pytest.mark.parametrize("value", ["9" * 30, "[" * 300 + "]" * 300])
+async def test_what_cannot_be_passed_on_is_refused(gate: Gate, value: str) -> None:
+    for path, field in (("/chat", "tools"), ("/api/chat", "own"), ("/v1/chat/completions", "tools")):
+        body = '{"model": "ramsey-model", "messages": [{"role": "user", "content": "x"}], "%s": [{"x": %s}]}'
+        answer = await gate.http.post(path, content=body % (field, value))
+        assert answer.status_code == 400, answer.text
+        assert told(path, answer.json())["code"] == "invalid_request"
+    answer = await gate.http.post("/api/embed", content=f'{{"model": "ramsey-model", "input": "x", "own": {value}}}')
+    assert answer.status_code == 400
+
+
 async def test_a_compressed_body_is_refused(gate: Gate) -> None:
     answer = await gate.http.post("/generate", content=b"x", headers={"content-encoding": "gzip"})
     assert answer.status_code == 400
