@@ -186,7 +186,7 @@ class PoolSettings(Section):
     dns: tuple[str, ...] = Field(
         (),
         description="Names whose addresses are nodes, resolved again and again: host:port (A and AAAA "
-        "records) or _service._tcp.name (SRV records).",
+        "records) or _service._tcp.name (SRV records, extra `dns`).",
     )
     dns_interval: Seconds = Field(10.0, description="Time between two look-ups of the DNS names, in seconds.")
     region: str | None = Field(
@@ -291,6 +291,30 @@ class AccessSettings(Section):
         return self
 
 
+class LimitSet(Section):
+    """What one caller, tenant or model may have; empty for no limit."""
+
+    requests_per_minute: int | None = Field(None, ge=1, description="Requests in any 60 seconds.")
+    tokens_per_minute: int | None = Field(None, ge=1, description="Tokens, prompts and answers, in any 60 seconds.")
+    concurrent: int | None = Field(None, ge=1, description="Requests at the same time.")
+    max_prompt_chars: int | None = Field(None, ge=1, description="Longest prompt, in characters.")
+    max_output_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens.")
+
+
+class LimitsSettings(Section):
+    """How much callers may have."""
+
+    key: LimitSet = Field(default_factory=LimitSet, description="Of each key (and of each other caller).")
+    tenant: LimitSet = Field(default_factory=LimitSet, description="Of each tenant, all its keys together.")
+    model: LimitSet = Field(default_factory=LimitSet, description="Of each tenant, on each model.")
+    redis_url: SecretStr | None = Field(
+        None, description="Count limits in this Redis, shared by several gateways; else in this process."
+    )
+    gateways: int = Field(
+        1, ge=1, description="How many gateways share the limits; each takes its share while Redis is away."
+    )
+
+
 class DatabaseSettings(Section):
     """Where the state is kept."""
 
@@ -350,6 +374,7 @@ class Settings(BaseSettings):
     pool: PoolSettings = Field(default_factory=PoolSettings)
     access: AccessSettings = Field(default_factory=AccessSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
+    limits: LimitsSettings = Field(default_factory=LimitsSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
@@ -466,13 +491,13 @@ def _refuse_unknown_variables() -> None:
         )
 
 
-def describe_variables() -> list[str]:
+def describe_variables(section: type[BaseModel] | None = None) -> list[str]:
     """Every variable that sets something, without its prefix; a section alone takes JSON."""
     names: list[str] = []
-    for name, field in Settings.model_fields.items():
+    for name, field in (section or Settings).model_fields.items():
         names.append(name.upper())
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            names += [f"{name}__{inner}".upper() for inner in field.annotation.model_fields]
+            names += [f"{name.upper()}__{inner}" for inner in describe_variables(field.annotation)]
     return names
 
 

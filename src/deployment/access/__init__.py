@@ -3,6 +3,7 @@
 from deployment.access.authentication import Authenticator
 from deployment.access.grants import KeyWish
 from deployment.access.keys import NewKey, generate_key, key_sha256
+from deployment.access.limits import LimitFact, LimitReached, Limits, Reservation, Sizes, ratelimit_headers
 from deployment.access.model import KeyRecord, Principal, Role, Tenant
 from deployment.access.permissions import BUILT_IN_ROLES, Permission
 from deployment.access.room import Access
@@ -18,13 +19,19 @@ __all__ = [
     "CreatedKey",
     "KeyRecord",
     "KeyWish",
+    "LimitFact",
+    "LimitReached",
+    "Limits",
     "Needs",
     "NewKey",
     "Permission",
     "Principal",
+    "Reservation",
     "Role",
+    "Sizes",
     "Tenant",
     "declared_permission",
     "generate_key",
     "key_sha256",
+    "ratelimit_headers",
 ]

@@ -1,12 +1,13 @@
 """The room put together."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import APIRouter
 
 from deployment.access.authentication import Authenticator
 from deployment.access.directory import Directory
+from deployment.access.limits import Limits, MemoryCounters, RuleBook, SharedCounters
 from deployment.access.routes import admin_routes
 from deployment.access.service import AccessService
 from deployment.access.store import AccessStore
@@ -24,11 +25,14 @@ class Access:
         self.authenticator = Authenticator(settings.access, settings.profile, clock, directory)
         self._sync = Sync(database.upgrade, store, directory, self.authenticator, clock)
         self.service = AccessService(store, clock, self._sync.refresh)
+        self._counters = _counters(settings, clock)
+        self.limits = Limits(RuleBook(settings.limits), self._counters)
 
     @property
-    def problem(self) -> str | None:
-        """Why stored keys cannot be refreshed now, for /health; None when all is well."""
-        return self._sync.problem
+    def problems(self) -> list[str]:
+        """What the room does without now, for /health; empty when all is well."""
+        alone = self._counters.problem if isinstance(self._counters, SharedCounters) else None
+        return [problem for problem in (self._sync.problem, alone) if problem is not None]
 
     def routes(self) -> APIRouter:
         """The admin API of keys, tenants and roles."""
@@ -37,5 +41,17 @@ class Access:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Migrate the database and keep the stored keys in memory up to date until the end."""
-        async with self._sync.running():
+        async with AsyncExitStack() as stack:
+            if isinstance(self._counters, SharedCounters):
+                stack.push_async_callback(self._counters.close)
+            await stack.enter_async_context(self._sync.running())
             yield
+
+
+def _counters(settings: Settings, clock: Clock) -> MemoryCounters | SharedCounters:
+    url = settings.limits.redis_url
+    if url is None:
+        return MemoryCounters(clock)
+    # A request that lived longer than it may has died without saying so: its place is free again.
+    lease_s = settings.engine.request_timeout + 60.0
+    return SharedCounters.at(url.get_secret_value(), settings.limits.gateways, lease_s, clock)

@@ -117,7 +117,7 @@ async def test_a_process_starts_without_its_database_and_finds_it_later(database
     await road.close(database)
     access = Access(SETTINGS, database, SystemClock())
     async with access.running():
-        assert "does not answer" in (access.problem or "")
+        assert "does not answer" in access.problems[0]
         assert call(access, FIXED.key).name == "fixed"
         with pytest.raises(DatabaseUnavailable):
             call(access, created.new.key)

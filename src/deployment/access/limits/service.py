@@ -1,0 +1,92 @@
+"""Reserve before the work, settle after it, give back when there was none."""
+
+import itertools
+import secrets
+from collections.abc import Sequence
+
+from deployment.access.limits.model import Charge, Counters, Kind, LimitFact, LimitReached, Return, Sizes, Verdict
+from deployment.access.limits.rules import RuleBook
+from deployment.access.model import Principal
+
+
+class Reservation:
+    """What a request took of its limits. End it once, with `settle` or `release`; a second end does nothing.
+
+    As a context manager it releases what was not settled.
+    """
+
+    __slots__ = ("_charges", "_lease", "_verdict", "facts")
+
+    def __init__(self, charges: Sequence[Charge], lease: str, verdict: Verdict | None) -> None:
+        self._charges = charges
+        self._lease = lease
+        self._verdict = verdict
+        self.facts: tuple[LimitFact, ...] = verdict.facts if verdict is not None else ()
+        """Where the caller stands with each of its limits; for headers."""
+
+    def settle(self, actual_tokens: int) -> None:
+        """The request was served and used so many tokens, prompt and answer together."""
+        self._end(actual_tokens, served=True)
+
+    def release(self) -> None:
+        """The request was not served, by no fault of the caller: it counts for nothing."""
+        self._end(0, served=False)
+
+    def __enter__(self) -> "Reservation":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _end(self, tokens: int, *, served: bool) -> None:
+        verdict, self._verdict = self._verdict, None
+        if verdict is None:
+            return
+        returns = []
+        for charge, at in zip(self._charges, verdict.slices, strict=True):
+            kept = {Kind.REQUESTS: 1 if served else 0, Kind.TOKENS: tokens, Kind.CONCURRENT: 0}[charge.rule.kind]
+            if charge.amount != kept:
+                returns.append(Return(charge.rule, at, charge.amount - kept))
+        if returns:
+            verdict.holder.give_back(returns, self._lease)
+
+
+_FREE = Reservation((), "", None)
+
+
+class Limits:
+    """The limits of all callers."""
+
+    def __init__(self, book: RuleBook, counters: Counters) -> None:
+        self._book = book
+        self._counters = counters
+        self._process = secrets.token_hex(8)
+        self._numbers = itertools.count()
+
+    def sizes(self, principal: Principal, model: str) -> Sizes:
+        """How large a request may be."""
+        return self._book.sizes(principal, model)
+
+    async def reserve(self, principal: Principal, model: str, est_tokens: int) -> Reservation:
+        """Take a request and `est_tokens` (the most that it may use: prompt and answer) of every limit, or none.
+
+        Raises LimitReached with the limit's name and when to come back.
+        """
+        rules = self._book.rules(principal, model)
+        if not rules:
+            return _FREE
+        charges = [Charge(rule, est_tokens if rule.kind is Kind.TOKENS else 1) for rule in rules]
+        lease = f"{self._process}-{next(self._numbers)}"
+        verdict = await self._counters.take(charges, lease)
+        if verdict.refused_by is not None:
+            raise _reached(charges[verdict.refused_by], verdict)
+        return Reservation(charges, lease, verdict)
+
+
+def _reached(charge: Charge, verdict: Verdict) -> LimitReached:
+    fact = verdict.facts[verdict.refused_by or 0]
+    if charge.amount > charge.rule.amount:
+        hint = f"The request may use up to {charge.amount} tokens: lower max_tokens or shorten the prompt."
+        return LimitReached(fact, verdict.facts, None, hint)
+    hint = f"Try again in {max(1, round(verdict.retry_after_s))} s, or ask an administrator for more."
+    return LimitReached(fact, verdict.facts, verdict.retry_after_s, hint)

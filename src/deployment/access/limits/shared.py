@@ -1,0 +1,145 @@
+"""Limits counted in Redis for several gateways: one round trip, one script that nobody comes between.
+
+Redis away: each gateway counts its share by itself, from nothing, so that nobody waits. Over that minute the
+gateways together may give up to twice the limit; over every later one, no more than it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from deployment.access.limits.memory import MemoryCounters
+from deployment.access.limits.model import Charge, Kind, LimitFact, Return, Verdict
+from deployment.clock import Clock
+from deployment.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+_TIMEOUT_S = 0.5
+_RETRY_S = 1.0
+"""How long Redis is left alone after it failed."""
+_CONNECTIONS = 32
+_PREFIX = "ramsey:limit:"
+
+
+class SharedCounters:
+    """Counters of all gateways together. `gateways` is how many share the limits when Redis is away."""
+
+    def __init__(self, redis: "Redis", gateways: int, lease_s: float, clock: Clock) -> None:
+        self._redis = redis
+        self._take = redis.register_script(_script("take.lua"))
+        self._return = redis.register_script(_script("return.lua"))
+        self._gateways = gateways
+        self._lease_ms = int(lease_s * 1000)
+        self._clock = clock
+        self._alone = MemoryCounters(clock)
+        self._away_until: float | None = None
+        self._returning: set[asyncio.Task[None]] = set()
+        self._log = structlog.get_logger("deployment.access.limits")
+
+    @classmethod
+    def at(cls, url: str, gateways: int, lease_s: float, clock: Clock) -> "SharedCounters":
+        """Counters at `redis://…` or `unix://…`; connects when first used. `lease_s`: the longest request."""
+        try:
+            from redis.asyncio import BlockingConnectionPool, Redis
+        except ModuleNotFoundError:
+            raise ConfigurationError(
+                "limits.redis_url needs the package redis.", hint="Install it: pip install 'ramsey[redis]'."
+            ) from None
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=_TIMEOUT_S,
+            socket_timeout=_TIMEOUT_S,
+            socket_connect_timeout=_TIMEOUT_S,
+        )
+        return cls(Redis.from_pool(pool), gateways, lease_s, clock)
+
+    @property
+    def problem(self) -> str | None:
+        """Why limits are counted by this gateway alone now, for /health."""
+        return None if self._away_until is None else "Redis does not answer: limits are counted by each gateway."
+
+    async def take(self, charges: Sequence[Charge], lease: str) -> Verdict:
+        """Take all charges or none, in one round trip."""
+        if self._may_ask():
+            keys = [_PREFIX + charge.rule.counter for charge in charges]
+            arguments: list[str | int] = [lease, self._lease_ms]
+            for charge in charges:
+                arguments += [charge.rule.amount, charge.amount, int(charge.rule.window_s * 1000)]
+            answer = await self._ask(self._take, keys, arguments)
+            if answer is not None:
+                return self._verdict(charges, answer)
+        share = [
+            replace(charge, rule=replace(charge.rule, amount=max(1, charge.rule.amount // self._gateways)))
+            for charge in charges
+        ]
+        return self._alone.take_now(share)
+
+    def give_back(self, returns: Sequence[Return], lease: str) -> None:
+        """Give back soon: the caller has its answer already."""
+        task = asyncio.get_running_loop().create_task(self._give_back(tuple(returns), lease))
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
+
+    async def close(self) -> None:
+        """Finish what is being given back, and hang up."""
+        await asyncio.gather(*self._returning)
+        await self._redis.aclose()
+
+    def _may_ask(self) -> bool:
+        """While Redis is away, one caller a second tries it; the others don't wait."""
+        if self._away_until is None:
+            return True
+        now = self._clock.monotonic()
+        if now < self._away_until:
+            return False
+        self._away_until = now + _RETRY_S
+        return True
+
+    async def _give_back(self, returns: Sequence[Return], lease: str) -> None:
+        keys = [_PREFIX + item.rule.counter for item in returns]
+        arguments: list[str | int] = [lease]
+        for item in returns:
+            arguments += [0 if item.rule.kind is Kind.CONCURRENT else 1, item.slice, item.amount]
+        await self._ask(self._return, keys, arguments)
+
+    async def _ask(self, script: object, keys: list[str], arguments: list[str | int]) -> list[int] | None:
+        from redis.exceptions import RedisError
+
+        try:
+            answer: list[int] = await script(keys=keys, args=arguments)  # type: ignore[operator]
+        except (RedisError, OSError, TimeoutError) as error:
+            if self._away_until is None:
+                self._log.error("limits_alone", problem=str(error), gateways=self._gateways)
+            self._away_until = self._clock.monotonic() + _RETRY_S
+            return None
+        if self._away_until is not None:
+            self._log.info("limits_shared_again")
+            self._away_until = None
+        return answer
+
+    def _verdict(self, charges: Sequence[Charge], answer: list[int]) -> Verdict:
+        refused, retry_ms, *rest = answer
+        facts, slices = [], []
+        for index, charge in enumerate(charges):
+            remaining, reset_ms, at = rest[3 * index : 3 * index + 3]
+            rule = charge.rule
+            facts.append(LimitFact(rule.name, rule.amount, remaining, reset_ms / 1000, rule.window_s))
+            slices.append(at)
+        return Verdict(
+            refused_by=refused - 1 if refused else None,
+            retry_after_s=retry_ms / 1000,
+            facts=tuple(facts),
+            slices=tuple(slices),
+            holder=self,
+        )
+
+
+def _script(name: str) -> str:
+    return (Path(__file__).parent / name).read_text()

@@ -1,0 +1,301 @@
+import asyncio
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+from tests.deployment.access.limits.conftest import Counted
+from tests.support.held_clock import HeldClock
+from tests.support.redis_server import RedisServer
+
+from deployment.access import LOCAL_OPERATOR, Principal
+from deployment.access.limits import (
+    LimitFact,
+    LimitReached,
+    Limits,
+    MemoryCounters,
+    Reservation,
+    RuleBook,
+    SharedCounters,
+    ratelimit_headers,
+)
+from deployment.clock import SystemClock
+from deployment.settings import LimitsSettings
+
+
+def caller(name: str = "a", tenant: str = "acme") -> Principal:
+    return Principal(name, name, tenant, frozenset(), frozenset(), None)
+
+
+def limits(counted: Counted, **settings: Any) -> Limits:
+    return Limits(RuleBook(LimitsSettings(**settings)), counted.counters)
+
+
+async def refused(limits: Limits, who: Principal, tokens: int = 1, model: str = "m") -> LimitReached:
+    with pytest.raises(LimitReached) as caught:
+        await limits.reserve(who, model, tokens)
+    assert caught.value.status == 429
+    return caught.value
+
+
+async def test_requests_are_counted_over_any_minute(counted: Counted) -> None:
+    mine = limits(counted, key={"requests_per_minute": 3})
+    for _ in range(3):
+        (await mine.reserve(caller(), "m", 10)).settle(10)
+        await counted.advance(10)
+    error = await refused(mine, caller())
+    assert error.limit == "key requests/min"
+    assert "The limit of 3 key requests/min is reached." in error.message
+    assert error.retry_after_s == pytest.approx(35)  # taken at 0 s, and slices are 5 s long
+    await counted.advance(34.9)
+    await refused(mine, caller())
+    await counted.advance(0.2)
+    await mine.reserve(caller(), "m", 10)
+    await refused(mine, caller())
+
+
+async def test_tokens_are_reserved_then_reconciled(counted: Counted) -> None:
+    mine = limits(counted, key={"tokens_per_minute": 100})
+    first = await mine.reserve(caller(), "m", 80)
+    assert (await refused(mine, caller(), 30)).limit == "key tokens/min"
+    first.settle(20)
+    await counted.settled()
+    second = await mine.reserve(caller(), "m", 80)
+    assert second.facts == (LimitFact("key tokens/min", 100, 0, 65.0, 60.0),)
+    second.release()
+    await counted.settled()
+    await mine.reserve(caller(), "m", 80)
+
+
+async def test_what_was_used_beyond_the_reservation_counts_too(counted: Counted) -> None:
+    mine = limits(counted, key={"tokens_per_minute": 100})
+    (await mine.reserve(caller(), "m", 10)).settle(95)
+    await counted.settled()
+    await refused(mine, caller(), 6)
+    await mine.reserve(caller(), "m", 5)
+
+
+async def test_a_reservation_ends_once(counted: Counted) -> None:
+    mine = limits(counted, key={"tokens_per_minute": 100, "concurrent": 2})
+    kept, reservation = await mine.reserve(caller(), "m", 10), await mine.reserve(caller(), "m", 50)
+    for _ in range(3):
+        reservation.settle(50)
+        reservation.release()
+    await counted.settled()
+    await mine.reserve(caller(), "m", 40)
+    assert (await refused(mine, caller(), 0)).limit == "key concurrent requests"
+    kept.release()
+
+
+async def test_a_released_request_was_never_there(counted: Counted) -> None:
+    mine = limits(counted, key={"requests_per_minute": 1, "tokens_per_minute": 10, "concurrent": 1})
+    for _ in range(5):
+        with await mine.reserve(caller(), "m", 10):
+            pass
+        await counted.settled()
+    with await mine.reserve(caller(), "m", 10) as served:
+        served.settle(1)
+    await counted.settled()
+    await refused(mine, caller())
+
+
+async def test_concurrent_requests_are_places_that_come_back(counted: Counted) -> None:
+    mine = limits(counted, key={"concurrent": 2})
+    first, _second = await mine.reserve(caller(), "m", 5), await mine.reserve(caller(), "m", 5)
+    error = await refused(mine, caller())
+    assert (error.limit, error.retry_after_s) == ("key concurrent requests", 1.0)
+    first.settle(5)
+    await counted.settled()
+    await mine.reserve(caller(), "m", 5)
+    await refused(mine, caller())
+
+
+async def test_a_refused_request_takes_of_no_limit(counted: Counted) -> None:
+    mine = limits(counted, key={"requests_per_minute": 100}, tenant={"concurrent": 1}, model={"tokens_per_minute": 9})
+    held = await mine.reserve(caller(), "m", 1)
+    for _ in range(20):
+        assert (await refused(mine, caller())).limit == "tenant concurrent requests"
+    held.settle(1)
+    await counted.settled()
+    facts = {fact.name: fact.remaining for fact in (await mine.reserve(caller(), "m", 1)).facts}
+    assert facts == {"key requests/min": 98, "tenant concurrent requests": 0, "model tokens/min": 7}
+
+
+async def test_keys_tenants_and_models_are_counted_apart(counted: Counted) -> None:
+    mine = limits(
+        counted, key={"requests_per_minute": 2}, tenant={"requests_per_minute": 3}, model={"tokens_per_minute": 10}
+    )
+    await mine.reserve(caller("a"), "m", 5)
+    await mine.reserve(caller("a"), "m", 5)
+    assert (await refused(mine, caller("a"), 0)).limit == "key requests/min"
+    assert (await refused(mine, caller("b"), 5)).limit == "model tokens/min"
+    await mine.reserve(caller("b"), "other", 5)
+    assert (await refused(mine, caller("c"), 0, "other")).limit == "tenant requests/min"
+    await mine.reserve(caller("a", "other tenant"), "m", 5)
+
+
+async def test_what_can_never_fit_says_so(counted: Counted) -> None:
+    error = await refused(limits(counted, key={"tokens_per_minute": 100}), caller(), 101)
+    assert error.retry_after_s is None
+    assert "max_tokens" in (error.hint or "")
+
+
+async def test_without_limits_nothing_is_counted(counted: Counted) -> None:
+    reservation = await limits(counted).reserve(caller(), "m", 10**9)
+    reservation.settle(1)
+    assert reservation.facts == ()
+
+
+async def test_many_at_once_never_pass_a_limit_by_one(counted: Counted) -> None:
+    mine = limits(counted, key={"requests_per_minute": 50}, tenant={"tokens_per_minute": 100})
+    results = await asyncio.gather(
+        *(mine.reserve(caller(), "m", 3 if number % 2 else 1) for number in range(200)), return_exceptions=True
+    )
+    granted = [result for result in results if isinstance(result, Reservation)]
+    tokens = sum(charge.amount for one in granted for charge in one._charges if charge.rule.scope == "tenant")
+    assert Counter(type(result) for result in results) == {Reservation: len(granted), LimitReached: 200 - len(granted)}
+    assert len(granted) <= 50
+    assert tokens <= 100
+    assert len(granted) == 50 or tokens == 100
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 40), st.integers(0, 12), st.sampled_from(["settle", "release", "hold"])), max_size=60
+    )
+)
+async def test_no_minute_ever_holds_more_than_the_limit(steps: list[tuple[float, int, str]]) -> None:
+    clock = HeldClock()
+    mine = Limits(RuleBook(LimitsSettings.model_validate({"key": {"tokens_per_minute": 20}})), MemoryCounters(clock))
+    used: list[tuple[float, int]] = []
+    for wait, tokens, end in steps:
+        clock.advance(wait)
+        try:
+            reservation = await mine.reserve(caller(), "m", tokens)
+        except LimitReached:
+            continue
+        if end == "release":
+            reservation.release()
+            continue
+        if end == "settle":
+            reservation.settle(tokens // 2)
+        used.append((clock.monotonic(), tokens // 2 if end == "settle" else tokens))
+        assert sum(amount for at, amount in used if at > clock.monotonic() - 60) <= 20
+
+
+async def test_callers_that_went_away_are_forgotten() -> None:
+    clock = HeldClock()
+    counters = MemoryCounters(clock)
+    mine = Limits(RuleBook(LimitsSettings.model_validate({"key": {"requests_per_minute": 5}})), counters)
+    for number in range(100):
+        await mine.reserve(caller(f"key {number}"), "m", 1)
+    clock.advance(70)
+    await mine.reserve(caller("late"), "m", 1)
+    assert len(counters._windows) == 1
+
+
+GATEWAY = """
+import asyncio, sys
+from deployment.access import Principal
+from deployment.access.limits import LimitReached, Limits, RuleBook, SharedCounters
+from deployment.clock import SystemClock
+from deployment.settings import LimitsSettings
+
+async def main():
+    settings = LimitsSettings.model_validate({"key": {"requests_per_minute": 50}, "tenant": {"tokens_per_minute": 100}})
+    counters = SharedCounters.at(sys.argv[1], 2, 600.0, SystemClock())
+    limits, who = Limits(RuleBook(settings), counters), Principal("k", "k", "t", frozenset(), frozenset(), None)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    results = await asyncio.gather(*(limits.reserve(who, "m", 1) for _ in range(100)), return_exceptions=True)
+    assert counters.problem is None, counters.problem
+    assert all(result.limit == "key requests/min" for result in results if isinstance(result, LimitReached))
+    print(sum(not isinstance(result, BaseException) for result in results))
+    await counters.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_two_gateways_share_one_limit_to_the_last_request(redis: RedisServer) -> None:
+    client = Redis.from_url(redis.url)
+    await client.flushall()
+    gateways = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", GATEWAY, redis.url, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    for gateway in gateways:
+        assert gateway.stdout is not None
+        assert await gateway.stdout.readline() == b"ready\n"
+    granted = [int((await gateway.communicate(b"go\n"))[0]) for gateway in gateways]
+    assert sum(granted) == 50
+    await client.aclose()
+
+
+async def test_places_of_a_gateway_that_died_come_back(redis: RedisServer) -> None:
+    client = Redis.from_url(redis.url)
+    await client.flushall()
+    book = RuleBook(LimitsSettings.model_validate({"key": {"concurrent": 1}}))
+    counters = SharedCounters.at(redis.url, 1, 600.0, SystemClock())
+    mine = Limits(book, counters)
+    await mine.reserve(caller(), "m", 1)
+    await refused(mine, caller())
+    (key,) = await client.keys("ramsey:limit:*")
+    (lease,) = [member async for member, _ in client.zscan_iter(key)]
+    await client.zadd(key, {lease: 1})  # its time is over
+    await mine.reserve(caller(), "m", 1)
+    await counters.close()
+    await client.aclose()
+
+
+async def test_without_redis_each_gateway_counts_its_share_and_nobody_is_kept_waiting(redis: RedisServer) -> None:
+    clock = HeldClock()
+    book = RuleBook(LimitsSettings.model_validate({"key": {"requests_per_minute": 9}}))
+    counters = SharedCounters.at(redis.url, 3, 600.0, clock)
+    mine = Limits(book, counters)
+    shared = await mine.reserve(caller("z"), "m", 1)
+    redis.kill()
+    try:
+        for _ in range(3):
+            await mine.reserve(caller("y"), "m", 1)
+        error = await refused(mine, caller("y"))
+        assert error.facts[0].limit == 3
+        assert counters.problem is not None
+        shared.settle(1)
+        shared.release()
+    finally:
+        redis.start()
+    clock.advance(1.1)
+    for _ in range(9):
+        await mine.reserve(caller("y"), "m", 1)
+    assert counters.problem is None
+    await refused(mine, caller("y"))
+    await counters.close()
+
+
+def test_headers_tell_the_nearest_limit() -> None:
+    facts = (
+        LimitFact("key requests/min", 50, 10, 12.2, 60.0),
+        LimitFact("key tokens/min", 1000, 900, 3.0, 60.0),
+        LimitFact("key concurrent requests", 2, 0, 0.0, 0.0),
+    )
+    assert ratelimit_headers(facts) == {
+        "RateLimit-Limit": "50",
+        "RateLimit-Remaining": "10",
+        "RateLimit-Reset": "13",
+        "RateLimit-Policy": '50;w=60;name="key requests/min", 1000;w=60;name="key tokens/min"',
+    }
+    assert ratelimit_headers(()) == {}
+
+
+def test_the_smallest_size_holds() -> None:
+    book = RuleBook(
+        LimitsSettings.model_validate({"key": {"max_output_tokens": 500}, "tenant": {"max_output_tokens": 99}})
+    )
+    sizes = book.sizes(LOCAL_OPERATOR, "m")
+    assert (sizes.max_prompt_chars, sizes.max_output_tokens) == (None, 99)
