@@ -7,6 +7,7 @@ from datetime import datetime
 
 from deployment.access.model import Changes, KeyRecord, Network, Principal
 from deployment.access.permissions import Permission, permitted
+from deployment.settings import LimitSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Directory:
         self._entries: dict[str, Entry] = {}
         self._own_roles: Mapping[str, frozenset[Permission]] = {}
         self._disabled: frozenset[str] = frozenset()
+        self.limits: Mapping[tuple[str, str], LimitSet] = {}
+        """Stored limits by scope and subject."""
 
     def find(self, sha256: str) -> Entry | None:
         """The key of this hash, unless it was revoked or its tenant disabled."""
@@ -60,6 +63,7 @@ class Directory:
                 self._records[key.sha256] = key
             else:
                 self._records.pop(key.sha256, None)
+        self.limits = {(stored.scope, stored.subject): stored.limits for stored in changes.limits}
         self.version = changes.version
 
     def _entry(self, key: KeyRecord) -> Entry:

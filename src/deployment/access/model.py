@@ -6,6 +6,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from deployment.access.permissions import Permission
 from deployment.errors import Forbidden
+from deployment.settings import LimitSet
 
 Network = IPv4Network | IPv6Network
 
@@ -92,10 +93,22 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredLimits:
+    """Limits of one key, tenant or model, in place of the settings' ones."""
+
+    scope: str
+    """`key`, `tenant` or `model`."""
+    subject: str
+    """The key's public id, the tenant's id, or the model's name."""
+    limits: LimitSet
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
-    """What is new since a version of the stored state: changed keys, and all tenants and roles."""
+    """What is new since a version of the stored state: changed keys, and all tenants, roles and limits."""
 
     version: int
     keys: tuple[KeyRecord, ...]
     tenants: tuple[Tenant, ...]
     roles: tuple[Role, ...]
+    limits: tuple[StoredLimits, ...]

@@ -25,6 +25,8 @@ class Permission(StrEnum):
     BACKUPS_WRITE = "backups:write"
     KEYS_READ = "keys:read"
     KEYS_WRITE = "keys:write"
+    LIMITS_READ = "limits:read"
+    LIMITS_WRITE = "limits:write"
     ROLES_READ = "roles:read"
     ROLES_WRITE = "roles:write"
     TENANTS_READ = "tenants:read"

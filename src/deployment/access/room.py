@@ -26,7 +26,7 @@ class Access:
         self._sync = Sync(database.upgrade, store, directory, self.authenticator, clock)
         self.service = AccessService(store, clock, self._sync.refresh)
         self._counters = _counters(settings, clock)
-        self.limits = Limits(RuleBook(settings.limits), self._counters)
+        self.limits = Limits(RuleBook(settings.limits, directory), self._counters)
 
     @property
     def problems(self) -> list[str]:

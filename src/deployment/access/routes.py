@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployment.access.authentication import Authenticator
 from deployment.access.grants import KeyWish
-from deployment.access.model import KeyRecord, Principal, Role, Tenant
+from deployment.access.model import KeyRecord, Principal, Role, StoredLimits, Tenant
 from deployment.access.permissions import BUILT_IN_ROLES, Permission
 from deployment.access.service import AccessService, CreatedKey
 from deployment.errors import InvalidRequest
+from deployment.settings import LimitSet
 
 
 class Needs:
@@ -141,10 +142,18 @@ class RoleOut(BaseModel):
     permissions: list[str]
 
 
+class LimitsOut(BaseModel):
+    """Limits of one key, tenant or model, in place of the settings' ones."""
+
+    scope: str = Field(description="key, tenant or model.")
+    subject: str = Field(description="Public id of the key, id of the tenant, or name of the model.")
+    limits: LimitSet
+
+
 def admin_routes(service: AccessService, authenticator: Authenticator) -> APIRouter:
-    """The routes under /admin for keys, tenants and roles."""
+    """The routes under /admin for keys, tenants, roles and limits."""
     router = APIRouter(prefix="/admin", route_class=AdminRoute)
-    for add in (_key_routes, _tenant_routes, _role_routes):
+    for add in (_key_routes, _tenant_routes, _role_routes, _limit_routes):
         add(router, service, authenticator)
     return router
 
@@ -230,6 +239,30 @@ def _role_routes(router: APIRouter, service: AccessService, authenticator: Authe
     async def delete_role(caller: writer, name: str) -> None:
         """Remove an own role."""
         await service.delete_role(caller, name)
+
+
+def _limit_routes(router: APIRouter, service: AccessService, authenticator: Authenticator) -> None:
+    reader = Annotated[Principal, Depends(Needs(Permission.LIMITS_READ, authenticator))]
+    writer = Annotated[Principal, Depends(Needs(Permission.LIMITS_WRITE, authenticator))]
+
+    @router.get("/limits", tags=["limits"])
+    async def list_limits(caller: reader) -> list[LimitsOut]:
+        """The keys, tenants and models that have limits of their own."""
+        return [_limits(stored) for stored in await service.limits(caller)]
+
+    @router.put("/limits/{scope}/{subject:path}", tags=["limits"])
+    async def put_limits(caller: writer, scope: str, subject: str, body: LimitSet) -> LimitsOut:
+        """Give a key, tenant or model limits of its own; what is left out is not limited."""
+        return _limits(await service.put_limits(caller, scope, subject, body))
+
+    @router.delete("/limits/{scope}/{subject:path}", status_code=204, tags=["limits"])
+    async def delete_limits(caller: writer, scope: str, subject: str) -> None:
+        """Go back to the settings' limits."""
+        await service.delete_limits(caller, scope, subject)
+
+
+def _limits(stored: StoredLimits) -> LimitsOut:
+    return LimitsOut(scope=stored.scope, subject=stored.subject, limits=stored.limits)
 
 
 def _fields(key: KeyRecord, service: AccessService) -> dict[str, Any]:

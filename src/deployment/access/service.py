@@ -16,13 +16,15 @@ from deployment.access.grants import (
     check_wish,
 )
 from deployment.access.keys import NewKey, generate_key
-from deployment.access.model import KeyRecord, Principal, Role, Tenant
+from deployment.access.model import KeyRecord, Principal, Role, StoredLimits, Tenant
 from deployment.access.permissions import BUILT_IN_ROLES, Permission, permitted
 from deployment.access.store import AccessStore
 from deployment.clock import Clock
 from deployment.errors import Conflict, InvalidRequest, NotFound
+from deployment.settings import LimitSet
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_MODEL = re.compile(r"[a-z0-9_][a-z0-9_./-]{0,127}")
 MAX_OVERLAP = timedelta(days=90)
 LOCAL_OPERATOR = Principal(
     id="local",
@@ -183,6 +185,39 @@ class AccessService:
         if not await self._store.delete_role(name):
             raise NotFound(f"There is no role {name[:64]!r}.", hint="`ramsey roles list` shows them.")
         await self._refresh()
+
+    async def limits(self, actor: Principal) -> list[StoredLimits]:
+        """Stored limits that concern the actor's tenant, or all of them."""
+        everywhere = Permission.TENANTS_ALL in actor.permissions
+        return await self._store.limits(None if everywhere else actor.tenant)
+
+    async def put_limits(self, actor: Principal, scope: str, subject: str, limits: LimitSet) -> StoredLimits:
+        """Give a key, tenant or model limits of its own, in place of all of the settings' for its kind."""
+        await self._check_limits(actor, scope, subject)
+        stored = StoredLimits(scope, subject, limits)
+        await self._store.put_limits(stored)
+        await self._refresh()
+        return stored
+
+    async def delete_limits(self, actor: Principal, scope: str, subject: str) -> None:
+        """Go back to the settings' limits."""
+        await self._check_limits(actor, scope, subject)
+        if not await self._store.delete_limits(scope, subject):
+            raise NotFound(f"The {scope} {subject[:64]!r} has no limits of its own.")
+        await self._refresh()
+
+    async def _check_limits(self, actor: Principal, scope: str, subject: str) -> None:
+        """A tenant's own administrators limit its keys; what limits the tenant is not theirs to change."""
+        if scope == "key":
+            await self.key(actor, subject)
+            return
+        actor.require(Permission.TENANTS_ALL)
+        if scope == "tenant" and subject not in {tenant.id for tenant in await self._store.tenants()}:
+            raise NotFound(f"There is no tenant {subject[:64]!r}.", hint="`ramsey tenants list` shows them.")
+        if scope == "model" and not _MODEL.fullmatch(subject):
+            raise InvalidRequest(f"{subject[:64]!r} cannot be the name of a model.", hint="Give it without a tag.")
+        if scope not in {"tenant", "model"}:
+            raise InvalidRequest("Limits are of a key, a tenant or a model.")
 
     async def _own_roles(self) -> OwnRoles:
         return {role.name: role.permissions for role in await self._store.roles()}

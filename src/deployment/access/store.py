@@ -10,9 +10,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deployment.access.model import Changes, KeyRecord, Role, Tenant
+from deployment.access.model import Changes, KeyRecord, Role, StoredLimits, Tenant
 from deployment.access.permissions import Permission
 from deployment.database import Database, Moment, metadata
+from deployment.settings import LimitSet
 
 _versions = sa.Table(
     "access_version",
@@ -54,6 +55,13 @@ _keys = sa.Table(
     sa.Column("last_used_at", Moment),
     sa.Column("version", sa.BigInteger, nullable=False, index=True),
 )
+_limits = sa.Table(
+    "access_limits",
+    metadata,
+    sa.Column("scope", sa.String(16), primary_key=True),
+    sa.Column("subject", sa.String(128), primary_key=True),
+    sa.Column("limits", sa.JSON, nullable=False),
+)
 _PAGE = 2000
 _KEY_COLUMNS = [column for column in _keys.c if column.name != "version"]
 
@@ -77,6 +85,7 @@ class AccessStore:
                 keys=await self._changed_keys(connection, floor),
                 tenants=await self._all_tenants(connection),
                 roles=await self._all_roles(connection),
+                limits=tuple(await self._stored_limits(connection, sa.select(_limits))),
             )
 
     async def add_key(self, key: KeyRecord) -> None:
@@ -187,6 +196,43 @@ class AccessStore:
             await _raise_version(connection)
             return (await connection.execute(sa.delete(_roles).where(_roles.c.name == name))).rowcount > 0
 
+    async def limits(self, tenant: str | None) -> list[StoredLimits]:
+        """Stored limits; with a tenant, those of its keys, of itself and of the models."""
+        query = sa.select(_limits).order_by(_limits.c.scope, _limits.c.subject)
+        if tenant is not None:
+            its_keys = sa.select(_keys.c.public_id).where(_keys.c.tenant == tenant)
+            query = query.where(
+                sa.or_(
+                    _limits.c.scope == "model",
+                    sa.and_(_limits.c.scope == "tenant", _limits.c.subject == tenant),
+                    sa.and_(_limits.c.scope == "key", _limits.c.subject.in_(its_keys)),
+                )
+            )
+        async with self._database.read() as connection:
+            return await self._stored_limits(connection, query)
+
+    async def put_limits(self, stored: StoredLimits) -> None:
+        """Set or change the limits of one subject."""
+        values = stored.limits.model_dump(exclude_none=True)
+        here = sa.and_(_limits.c.scope == stored.scope, _limits.c.subject == stored.subject)
+        async with self._database.write() as connection:
+            await _raise_version(connection)
+            if (await connection.execute(sa.update(_limits).where(here).values(limits=values))).rowcount == 0:
+                await connection.execute(
+                    _limits.insert().values(scope=stored.scope, subject=stored.subject, limits=values)
+                )
+
+    async def delete_limits(self, scope: str, subject: str) -> bool:
+        """Go back to the settings' limits; False when there were none stored."""
+        here = sa.and_(_limits.c.scope == scope, _limits.c.subject == subject)
+        async with self._database.write() as connection:
+            await _raise_version(connection)
+            return (await connection.execute(sa.delete(_limits).where(here))).rowcount > 0
+
+    async def _stored_limits(self, connection: AsyncConnection, query: sa.Select[Any]) -> list[StoredLimits]:
+        rows = await connection.execute(query)
+        return [StoredLimits(row.scope, row.subject, _limit_set(row.limits)) for row in rows]
+
     async def _insert(self, connection: AsyncConnection, key: KeyRecord, version: int) -> None:
         await connection.execute(_keys.insert().values(**asdict(key), version=version))
 
@@ -225,6 +271,11 @@ def _key(row: Mapping[Any, Any]) -> KeyRecord:
 def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
     """One tuple for all keys with the same names: memory is kept for 100,000 of them."""
     return names
+
+
+def _limit_set(values: dict[str, int]) -> LimitSet:
+    """The limits that this version of the code knows; a newer one may have stored more."""
+    return LimitSet(**{name: value for name, value in values.items() if name in LimitSet.model_fields})
 
 
 def _permissions(names: list[str]) -> frozenset[Permission]:

@@ -9,11 +9,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from deployment.access import LOCAL_OPERATOR, Access, KeyWish, Permission, declared_permission
+from deployment.access import LOCAL_OPERATOR, Access, KeyWish, Permission, Sizes, declared_permission
 from deployment.clock import SystemClock
 from deployment.database import Database
 from deployment.errors import RamseyError
-from deployment.settings import load
+from deployment.settings import LimitSet, load
 
 Ask = Callable[..., Awaitable[httpx.Response]]
 
@@ -57,7 +57,7 @@ def routes(server: Server) -> list[tuple[str, str, Permission | None]]:
 
 async def test_every_route_declares_its_permission_and_keeps_out_who_lacks_it(server: Server) -> None:
     all_routes = routes(server)
-    assert len(all_routes) == 12
+    assert len(all_routes) == 15
     body = {"name": "x", "id": "x", "permissions": [], "overlap_seconds": 0}
     for method, path, permission in all_routes:
         assert permission is not None, f"{method} {path} declares no permission"
@@ -126,3 +126,67 @@ async def test_a_wrong_body_is_an_invalid_request(server: Server, body: Any) -> 
     admin = await server.key(roles=("admin",))
     answer = await server.ask(admin, "POST", "/admin/keys", body)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+
+
+async def test_a_key_a_tenant_and_a_model_get_limits_of_their_own(server: Server) -> None:
+    admin, key = await server.key(roles=("admin",)), await server.key()
+    headers = [(b"host", b"x"), (b"x-api-key", key.encode())]
+    caller = server.access.authenticator.authenticate({"client": ("10.0.0.1", 1), "headers": headers})
+    limits = server.access.limits
+    assert (await limits.reserve(caller, "m", 5)).facts == ()
+    for path, body in (
+        (f"key/{caller.id}", {"requests_per_minute": 7, "max_output_tokens": 50}),
+        ("tenant/default", {"concurrent": 3, "max_output_tokens": 60}),
+        ("model/m", {"tokens_per_minute": 100, "max_prompt_chars": 1000}),
+    ):
+        put = await server.ask(admin, "PUT", f"/admin/limits/{path}", body)
+        assert put.status_code == 200, put.text
+    facts = (await limits.reserve(caller, "m", 5)).facts
+    assert [(fact.name, fact.limit) for fact in facts] == [
+        ("key requests/min", 7),
+        ("tenant concurrent requests", 3),
+        ("model tokens/min", 100),
+    ]
+    assert limits.sizes(caller, "m") == Sizes(1000, 50)
+    assert limits.sizes(caller, "other") == Sizes(None, 50)
+    listed = (await server.ask(admin, "GET", "/admin/limits")).json()
+    assert [(row["scope"], row["subject"]) for row in listed] == [
+        ("key", caller.id),
+        ("model", "m"),
+        ("tenant", "default"),
+    ]
+    assert (await server.ask(admin, "DELETE", "/admin/limits/model/m")).status_code == 204
+    assert (await server.ask(admin, "DELETE", "/admin/limits/model/m")).status_code == 404
+    assert len((await limits.reserve(caller, "m", 5)).facts) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("key/unknown", {}, 404),
+        ("tenant/unknown", {}, 404),
+        ("planet/earth", {}, 400),
+        ("model/Bad Name", {}, 400),
+        ("model/m", {"requests_per_minute": 0}, 400),
+        ("model/m", {"requests_per_hour": 5}, 400),
+    ],
+)
+async def test_limits_that_make_no_sense_are_refused(server: Server, path: str, body: Any, status: int) -> None:
+    admin = await server.key(roles=("admin",))
+    assert (await server.ask(admin, "PUT", f"/admin/limits/{path}", body)).status_code == status
+
+
+async def test_a_tenant_limits_its_keys_and_not_itself(server: Server) -> None:
+    service = server.access.service
+    await service.create_tenant(LOCAL_OPERATOR, "acme", "Acme Ltd")
+    await service.put_role(LOCAL_OPERATOR, "limiter", ("limits:read", "limits:write"))
+    theirs = await server.key(tenant="acme", roles=("limiter",))
+    own, foreign = theirs.split("_")[1], (await server.key()).split("_")[1]
+    body = {"concurrent": 5}
+    assert (await server.ask(theirs, "PUT", f"/admin/limits/key/{own}", body)).status_code == 200
+    assert (await server.ask(theirs, "PUT", f"/admin/limits/key/{foreign}", body)).status_code == 404
+    assert (await server.ask(theirs, "PUT", "/admin/limits/tenant/acme", body)).status_code == 403
+    assert (await server.ask(theirs, "PUT", "/admin/limits/model/m", body)).status_code == 403
+    await service.put_limits(LOCAL_OPERATOR, "key", foreign, LimitSet(concurrent=1))
+    await service.put_limits(LOCAL_OPERATOR, "tenant", "default", LimitSet(concurrent=1))
+    assert [row["subject"] for row in (await server.ask(theirs, "GET", "/admin/limits")).json()] == [own]
