@@ -297,6 +297,8 @@ class LimitSet(Section):
     requests_per_minute: int | None = Field(None, ge=1, description="Requests in any 60 seconds.")
     tokens_per_minute: int | None = Field(None, ge=1, description="Tokens, prompts and answers, in any 60 seconds.")
     concurrent: int | None = Field(None, ge=1, description="Requests at the same time.")
+    tokens_per_day: int | None = Field(None, ge=1, description="Budget of tokens for a day, by UTC.")
+    tokens_per_month: int | None = Field(None, ge=1, description="Budget of tokens for a calendar month, by UTC.")
     max_prompt_chars: int | None = Field(None, ge=1, description="Longest prompt, in characters.")
     max_output_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens.")
 
@@ -309,6 +311,9 @@ class LimitsSettings(Section):
     model: LimitSet = Field(default_factory=LimitSet, description="Of each tenant, on each model.")
     redis_url: SecretStr | None = Field(
         None, description="Count limits in this Redis, shared by several gateways; else in this process."
+    )
+    budget_alert: float = Field(
+        0.8, gt=0, le=1, description="Part of a budget at whose use a warning is logged, once in its period."
     )
     gateways: int = Field(
         1, ge=1, description="How many gateways share the limits; each takes its share while Redis is away."

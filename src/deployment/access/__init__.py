@@ -7,7 +7,7 @@ from deployment.access.limits import LimitFact, LimitReached, Limits, Reservatio
 from deployment.access.model import KeyRecord, Principal, Role, Tenant
 from deployment.access.permissions import BUILT_IN_ROLES, Permission
 from deployment.access.room import Access
-from deployment.access.routes import Needs, declared_permission
+from deployment.access.routes import AdminRoute, Needs, declared_permission
 from deployment.access.service import LOCAL_OPERATOR, AccessService, CreatedKey
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "LOCAL_OPERATOR",
     "Access",
     "AccessService",
+    "AdminRoute",
     "Authenticator",
     "CreatedKey",
     "KeyRecord",

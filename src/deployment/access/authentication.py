@@ -18,11 +18,11 @@ _ANONYMOUS = Principal(
     id="anonymous",
     name="anonymous",
     tenant="default",
-    roles=frozenset({"user"}),
+    roles=frozenset({"operator"}),
     scopes=frozenset(),
     key_hash=None,
     anonymous=True,
-    permissions=permitted({"user"}, (), {}),
+    permissions=permitted({"operator"}, (), {}),
 )
 # Clients that insist on a key are given one of these by the documents of local engines: it means "no key".
 _PLACEHOLDERS = frozenset({b"ollama", b"EMPTY", b"none", b"unused", b"not-needed", b"sk-no-key-required"})

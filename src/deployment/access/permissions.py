@@ -17,6 +17,7 @@ class Permission(StrEnum):
     JOBS = "jobs"
     MODELS_READ = "models:read"
     USAGE_READ = "usage:read"
+    METRICS_READ = "metrics:read"
     NODES_READ = "nodes:read"
     NODES_WRITE = "nodes:write"
     RELEASES_READ = "releases:read"
@@ -37,7 +38,7 @@ class Permission(StrEnum):
 
 
 _P = Permission
-_VIEWER = frozenset({_P.MODELS_READ, _P.USAGE_READ, _P.NODES_READ, _P.RELEASES_READ})
+_VIEWER = frozenset({_P.MODELS_READ, _P.USAGE_READ, _P.METRICS_READ, _P.NODES_READ, _P.RELEASES_READ})
 _USER = frozenset({_P.INFERENCE, _P.EMBEDDINGS, _P.JOBS, _P.MODELS_READ})
 _OPERATOR = _VIEWER | _USER | {_P.NODES_WRITE, _P.RELEASES_WRITE, _P.BACKUPS_READ, _P.BACKUPS_WRITE}
 

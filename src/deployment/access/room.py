@@ -8,6 +8,8 @@ from fastapi import APIRouter
 from deployment.access.authentication import Authenticator
 from deployment.access.directory import Directory
 from deployment.access.limits import Limits, MemoryCounters, RuleBook, SharedCounters
+from deployment.access.limits.keeper import BudgetKeeper
+from deployment.access.limits.store import SpendingStore
 from deployment.access.routes import admin_routes
 from deployment.access.service import AccessService
 from deployment.access.store import AccessStore
@@ -26,7 +28,9 @@ class Access:
         self._sync = Sync(database.upgrade, store, directory, self.authenticator, clock)
         self.service = AccessService(store, clock, self._sync.refresh)
         self._counters = _counters(settings, clock)
-        self.limits = Limits(RuleBook(settings.limits, directory), self._counters)
+        book = RuleBook(settings.limits, clock, directory)
+        self.limits = Limits(book, self._counters, settings.limits.budget_alert)
+        self._spending, self._clock = SpendingStore(database), clock
 
     @property
     def problems(self) -> list[str]:
@@ -45,6 +49,9 @@ class Access:
             if isinstance(self._counters, SharedCounters):
                 stack.push_async_callback(self._counters.close)
             await stack.enter_async_context(self._sync.running())
+            if isinstance(self._counters, MemoryCounters):
+                keeper = BudgetKeeper(self._counters, self._spending, self._clock)
+                await stack.enter_async_context(keeper.running())
             yield
 
 

@@ -1,7 +1,9 @@
 """Limits counted in this process: exact, for nothing else runs between the look and the taking."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 from deployment.access.limits.model import KEPT, SLICES, WAIT_FOR_SLOT_S, Charge, Kind, LimitFact, Return, Rule, Verdict
 from deployment.clock import Clock
@@ -45,6 +47,15 @@ class _Window:
         return None
 
 
+@dataclass(slots=True)
+class Spending:
+    """What is used of a budget."""
+
+    counter: str
+    tokens: int
+    ends_at: datetime
+
+
 class MemoryCounters:
     """Counters of one process."""
 
@@ -52,6 +63,8 @@ class MemoryCounters:
         self._clock = clock
         self._windows: dict[str, _Window] = {}
         self._held: dict[str, int] = {}
+        self._spent: dict[str, Spending] = {}
+        self._changed: set[str] = set()
         self._sweep_at = 0.0
 
     async def take(self, charges: Sequence[Charge], lease: str) -> Verdict:
@@ -89,14 +102,38 @@ class MemoryCounters:
                     self._held[rule.counter] = left
                 else:
                     self._held.pop(rule.counter, None)
+            elif rule.ends_at is not None:
+                if rule.counter in self._spent:
+                    self._spent[rule.counter].tokens -= item.amount
+                    self._changed.add(rule.counter)
             elif (window := self._windows.get(rule.counter)) is not None:
                 window.subtract(item.slice, item.amount)
+
+    def spending(self) -> list[Spending]:
+        """The budgets that changed since the last call, to be written down."""
+        changed, self._changed = self._changed, set()
+        return [self._spent[counter] for counter in changed if counter in self._spent]
+
+    def again(self, spendings: Iterable[Spending]) -> None:
+        """These could not be written: they are still to be."""
+        self._changed.update(spending.counter for spending in spendings)
+
+    def restore(self, spendings: Iterable[Spending]) -> None:
+        """Take up budgets as they were written down, besides what was spent here since."""
+        for spending in spendings:
+            here = self._spent.setdefault(spending.counter, Spending(spending.counter, 0, spending.ends_at))
+            here.tokens += spending.tokens
+            self._changed.add(spending.counter)
 
     def _wait(self, charge: Charge, now: float) -> float:
         """Seconds until the charge can be taken; 0 for now."""
         rule = charge.rule
         if rule.kind is Kind.CONCURRENT:
             return 0.0 if self._held.get(rule.counter, 0) + charge.amount <= rule.amount else WAIT_FOR_SLOT_S
+        if rule.ends_at is not None:
+            spent = self._spent.get(rule.counter)
+            fits = (spent.tokens if spent is not None else 0) + charge.amount <= rule.amount
+            return 0.0 if fits else self._until(rule.ends_at)
         window = self._windows.get(rule.counter)
         if window is None:
             return 0.0 if charge.amount <= rule.amount else rule.window_s
@@ -112,6 +149,10 @@ class MemoryCounters:
         if rule.kind is Kind.CONCURRENT:
             self._held[rule.counter] = self._held.get(rule.counter, 0) + charge.amount
             return
+        if rule.ends_at is not None:
+            self._spent.setdefault(rule.counter, Spending(rule.counter, 0, rule.ends_at)).tokens += charge.amount
+            self._changed.add(rule.counter)
+            return
         window = self._windows.get(rule.counter)
         if window is None:
             window = self._windows[rule.counter] = _Window()
@@ -120,6 +161,11 @@ class MemoryCounters:
     def _fact(self, rule: Rule, now: float) -> LimitFact:
         if rule.kind is Kind.CONCURRENT:
             return LimitFact(rule.name, rule.amount, max(0, rule.amount - self._held.get(rule.counter, 0)), 0.0, 0.0)
+        if rule.ends_at is not None:
+            left = (
+                max(0, rule.amount - self._spent[rule.counter].tokens) if rule.counter in self._spent else rule.amount
+            )
+            return LimitFact(rule.name, rule.amount, left, self._until(rule.ends_at), rule.window_s)
         window = self._windows.get(rule.counter)
         if window is None or not window.slices:
             return LimitFact(rule.name, rule.amount, rule.amount, 0.0, rule.window_s)
@@ -133,6 +179,12 @@ class MemoryCounters:
             window.forget(int(now * SLICES / 60.0))
             if not window.slices:
                 del self._windows[counter]
+        for counter, spent in list(self._spent.items()):
+            if self._until(spent.ends_at) < -_SWEEP_S:  # what is in flight may yet settle
+                del self._spent[counter]
+
+    def _until(self, moment: datetime) -> float:
+        return (moment - self._clock.now()).total_seconds()
 
 
 def _slice(rule: Rule, now: float) -> int:

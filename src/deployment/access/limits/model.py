@@ -2,10 +2,12 @@
 
 A limit over a minute slides: the minute is cut into 12 slices, and what was taken in a slice counts until the
 whole slice is a minute old. So no 60 seconds ever hold more than the limit, at the price of up to 5 seconds.
+A budget is for a calendar day or month, by UTC; its counter carries the period in its name.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from math import ceil
 from typing import Protocol
@@ -25,6 +27,11 @@ class Kind(StrEnum):
     REQUESTS = "requests/min"
     TOKENS = "tokens/min"
     CONCURRENT = "concurrent requests"
+    DAY = "tokens/day"
+    MONTH = "tokens/month"
+
+
+TOKEN_KINDS = frozenset({Kind.TOKENS, Kind.DAY, Kind.MONTH})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,9 @@ class Rule:
     amount: int
     counter: str
     """Name of the counter; what is between braces decides which Redis holds it, and is the tenant."""
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+    """The period of a budget; None for other limits."""
 
     @property
     def name(self) -> str:
@@ -45,7 +55,9 @@ class Rule:
 
     @property
     def window_s(self) -> float:
-        """Seconds that it looks back; 0 for concurrent requests."""
+        """Seconds that it looks back, or the length of a budget's period; 0 for concurrent requests."""
+        if self.starts_at is not None and self.ends_at is not None:
+            return (self.ends_at - self.starts_at).total_seconds()
         return 0.0 if self.kind is Kind.CONCURRENT else 60.0
 
 

@@ -1,10 +1,12 @@
 """Which limits hold for a request."""
 
 from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
 
 from deployment.access.directory import Directory
 from deployment.access.limits.model import Kind, Rule, Sizes
 from deployment.access.model import Principal
+from deployment.clock import Clock
 from deployment.settings import LimitSet, LimitsSettings
 
 _MOST_REMEMBERED = 10_000
@@ -13,16 +15,19 @@ _MOST_REMEMBERED = 10_000
 class RuleBook:
     """Turns settings and stored limits into the rules of a caller and model, and remembers them."""
 
-    def __init__(self, settings: LimitsSettings, directory: Directory | None = None) -> None:
+    def __init__(self, settings: LimitsSettings, clock: Clock, directory: Directory | None = None) -> None:
         self._settings = settings
+        self._clock = clock
+        self._today = clock.now().date()
         self._directory = Directory() if directory is None else directory
         self._version = self._directory.version
         self._known: dict[tuple[str, str, str], tuple[Rule, ...]] = {}
 
     def rules(self, principal: Principal, model: str) -> tuple[Rule, ...]:
         """The rules for a request of this caller to this model: its own, its tenant's, the tenant's on the model."""
-        if self._version != self._directory.version:
-            self._version = self._directory.version
+        today = self._clock.now().date()
+        if self._version != self._directory.version or self._today != today:
+            self._version, self._today = self._directory.version, today
             self._known.clear()
         who = (principal.tenant, principal.id, model)
         rules = self._known.get(who)
@@ -50,9 +55,14 @@ class RuleBook:
 
     def _make(self, tenant: str, caller: str, model: str) -> Iterable[Rule]:
         # The braces keep all counters of a tenant on one node of a Redis Cluster, as a script needs them.
-        yield from _rules("key", self._of("key", caller), f"{{{tenant}}}:key:{caller}")
-        yield from _rules("tenant", self._of("tenant", tenant), f"{{{tenant}}}:tenant")
-        yield from _rules("model", self._of("model", model), f"{{{tenant}}}:model:{model}")
+        for scope, subject, counter in (
+            ("key", caller, f"{{{tenant}}}:key:{caller}"),
+            ("tenant", tenant, f"{{{tenant}}}:tenant"),
+            ("model", model, f"{{{tenant}}}:model:{model}"),
+        ):
+            limits = self._of(scope, subject)
+            yield from _rules(scope, limits, counter)
+            yield from _budgets(scope, limits, counter, self._today)
 
 
 def _rules(scope: str, limits: LimitSet, subject: str) -> Iterable[Rule]:
@@ -63,6 +73,22 @@ def _rules(scope: str, limits: LimitSet, subject: str) -> Iterable[Rule]:
     ):
         if amount is not None:
             yield Rule(scope, kind, amount, f"{subject}:{suffix}")
+
+
+def _budgets(scope: str, limits: LimitSet, subject: str, today: date) -> Iterable[Rule]:
+    first = today.replace(day=1)
+    next_month = (first + timedelta(days=32)).replace(day=1)
+    for kind, amount, starts, ends in (
+        (Kind.DAY, limits.tokens_per_day, today, today + timedelta(days=1)),
+        (Kind.MONTH, limits.tokens_per_month, first, next_month),
+    ):
+        if amount is not None:
+            counter = f"{subject}:{kind.value.removeprefix('tokens/')}:{starts}"
+            yield Rule(scope, kind, amount, counter, _midnight(starts), _midnight(ends))
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _least(values: Iterable[int | None]) -> int | None:

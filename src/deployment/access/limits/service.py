@@ -4,9 +4,23 @@ import itertools
 import secrets
 from collections.abc import Sequence
 
-from deployment.access.limits.model import Charge, Counters, Kind, LimitFact, LimitReached, Return, Sizes, Verdict
+import structlog
+
+from deployment.access.limits.model import (
+    TOKEN_KINDS,
+    Charge,
+    Counters,
+    Kind,
+    LimitFact,
+    LimitReached,
+    Return,
+    Sizes,
+    Verdict,
+)
 from deployment.access.limits.rules import RuleBook
 from deployment.access.model import Principal
+
+_MOST_ALERTED = 10_000
 
 
 class Reservation:
@@ -44,11 +58,18 @@ class Reservation:
             return
         returns = []
         for charge, at in zip(self._charges, verdict.slices, strict=True):
-            kept = {Kind.REQUESTS: 1 if served else 0, Kind.TOKENS: tokens, Kind.CONCURRENT: 0}[charge.rule.kind]
+            kept = _kept(charge.rule.kind, tokens, served)
             if charge.amount != kept:
                 returns.append(Return(charge.rule, at, charge.amount - kept))
         if returns:
             verdict.holder.give_back(returns, self._lease)
+
+
+def _kept(kind: Kind, tokens: int, served: bool) -> int:
+    """How much of a charge remains counted at the end."""
+    if kind in TOKEN_KINDS:
+        return tokens
+    return 1 if kind is Kind.REQUESTS and served else 0
 
 
 _FREE = Reservation((), "", None)
@@ -57,7 +78,10 @@ _FREE = Reservation((), "", None)
 class Limits:
     """The limits of all callers."""
 
-    def __init__(self, book: RuleBook, counters: Counters) -> None:
+    def __init__(self, book: RuleBook, counters: Counters, alert_at: float = 0.8) -> None:
+        self._alert_at = alert_at
+        self._alerted: dict[str, int] = {}
+        self._log = structlog.get_logger("deployment.access.limits")
         self._book = book
         self._counters = counters
         self._process = secrets.token_hex(8)
@@ -75,12 +99,27 @@ class Limits:
         rules = self._book.rules(principal, model)
         if not rules:
             return _FREE
-        charges = [Charge(rule, est_tokens if rule.kind is Kind.TOKENS else 1) for rule in rules]
+        charges = [Charge(rule, est_tokens if rule.kind in TOKEN_KINDS else 1) for rule in rules]
         lease = f"{self._process}-{next(self._numbers)}"
         verdict = await self._counters.take(charges, lease)
         if verdict.refused_by is not None:
             raise _reached(charges[verdict.refused_by], verdict)
+        self._alert(charges, verdict)
         return Reservation(charges, lease, verdict)
+
+    def _alert(self, charges: Sequence[Charge], verdict: Verdict) -> None:
+        """Say once in its period that a budget is nearly used up."""
+        for charge, fact in zip(charges, verdict.facts, strict=True):
+            ends_at = charge.rule.ends_at
+            if ends_at is None or fact.remaining > fact.limit * (1 - self._alert_at):
+                continue
+            if len(self._alerted) > _MOST_ALERTED:
+                self._alerted.clear()
+            if self._alerted.get(charge.rule.counter) != fact.limit:
+                self._alerted[charge.rule.counter] = fact.limit
+                self._log.warning(
+                    "budget_nearly_used", budget=charge.rule.counter, limit=fact.limit, remaining=fact.remaining
+                )
 
 
 def _reached(charge: Charge, verdict: Verdict) -> LimitReached:

@@ -1,7 +1,8 @@
 """Limits counted in Redis for several gateways: one round trip, one script that nobody comes between.
 
 Redis away: each gateway counts its share by itself, from nothing, so that nobody waits. Over that minute the
-gateways together may give up to twice the limit; over every later one, no more than it.
+gateways together may give up to twice the limit; over every later one, no more than it. The same for the
+period of a budget.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from deployment.access.limits.memory import MemoryCounters
-from deployment.access.limits.model import Charge, Kind, LimitFact, Return, Verdict
+from deployment.access.limits.model import Charge, Kind, LimitFact, Return, Rule, Verdict
 from deployment.clock import Clock
 from deployment.errors import ConfigurationError
 
@@ -71,7 +72,7 @@ class SharedCounters:
             keys = [_PREFIX + charge.rule.counter for charge in charges]
             arguments: list[str | int] = [lease, self._lease_ms]
             for charge in charges:
-                arguments += [charge.rule.amount, charge.amount, int(charge.rule.window_s * 1000)]
+                arguments += [charge.rule.amount, charge.amount, self._window_ms(charge.rule)]
             answer = await self._ask(self._take, keys, arguments)
             if answer is not None:
                 return self._verdict(charges, answer)
@@ -92,6 +93,12 @@ class SharedCounters:
         await asyncio.gather(*self._returning)
         await self._redis.aclose()
 
+    def _window_ms(self, rule: Rule) -> int:
+        """As the script wants it: negative for a budget, whose end then is so far away."""
+        if rule.ends_at is None:
+            return int(rule.window_s * 1000)
+        return -max(1, int((rule.ends_at - self._clock.now()).total_seconds() * 1000))
+
     def _may_ask(self) -> bool:
         """While Redis is away, one caller a second tries it; the others don't wait."""
         if self._away_until is None:
@@ -106,7 +113,7 @@ class SharedCounters:
         keys = [_PREFIX + item.rule.counter for item in returns]
         arguments: list[str | int] = [lease]
         for item in returns:
-            arguments += [0 if item.rule.kind is Kind.CONCURRENT else 1, item.slice, item.amount]
+            arguments += [_form(item.rule), item.slice, item.amount]
         await self._ask(self._return, keys, arguments)
 
     async def _ask(self, script: object, keys: list[str], arguments: list[str | int]) -> list[int] | None:
@@ -139,6 +146,13 @@ class SharedCounters:
             slices=tuple(slices),
             holder=self,
         )
+
+
+def _form(rule: Rule) -> str:
+    """How the script keeps a counter."""
+    if rule.ends_at is not None:
+        return "budget"
+    return "places" if rule.kind is Kind.CONCURRENT else "window"
 
 
 def _script(name: str) -> str:

@@ -1,10 +1,10 @@
 -- Take all charges or none.
 -- KEYS: a counter each. ARGV: lease, its length in ms, then for each key: limit, amount, window in ms
--- (0: concurrent requests). Answer: refused (0, or the number of the key that must wait longest), how long
+-- (0: concurrent requests; negative: a budget, which ends in so long). Answer: refused (0, or the number of the key that must wait longest), how long
 -- in ms, then for each key: remaining, ms until some comes back, slice.
--- A window is a hash slice -> amount, concurrent requests a sorted set lease -> end, so that those of a
+-- A budget is a number, a window a hash slice -> amount, concurrent requests a sorted set lease -> end, so that those of a
 -- gateway that died come back.
-local SLICES, KEPT, WAIT_FOR_SLOT = 12, 13, 1000
+local SLICES, KEPT, WAIT_FOR_SLOT, AFTER_BUDGET = 12, 13, 1000, 3600000
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lease, lease_ms = ARGV[1], tonumber(ARGV[2])
@@ -20,6 +20,10 @@ for i = 1, #KEYS do
     redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now)
     charge.used = redis.call('ZCARD', KEYS[i])
     if charge.used + charge.amount > charge.limit then wait = WAIT_FOR_SLOT end
+  elseif charge.window < 0 then
+    charge.used = tonumber(redis.call('GET', KEYS[i]) or 0)
+    charge.reset = -charge.window
+    if charge.used + charge.amount > charge.limit then wait = charge.reset end
   else
     local length = charge.window / SLICES
     charge.slice = math.floor(now / length)
@@ -58,6 +62,9 @@ for i, charge in ipairs(looked) do
     if charge.window == 0 then
       redis.call('ZADD', KEYS[i], now + lease_ms, lease)
       redis.call('PEXPIRE', KEYS[i], lease_ms)
+    elseif charge.window < 0 then
+      redis.call('INCRBY', KEYS[i], charge.amount)
+      redis.call('PEXPIRE', KEYS[i], math.ceil(charge.reset) + AFTER_BUDGET)
     else
       redis.call('HINCRBY', KEYS[i], charge.slice, charge.amount)
       redis.call('PEXPIRE', KEYS[i], math.ceil(charge.window * KEPT / SLICES))

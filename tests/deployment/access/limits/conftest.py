@@ -23,6 +23,7 @@ class Counted:
     """Counters whose time the test moves."""
 
     counters: Counters
+    clock: HeldClock
     advance: Callable[[float], Awaitable[None]]
     settled: Callable[[], Awaitable[None]]
     """Wait until what is being given back has arrived."""
@@ -39,7 +40,7 @@ async def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         async def at_once() -> None:
             return None
 
-        yield Counted(MemoryCounters(clock), advance, at_once)
+        yield Counted(MemoryCounters(clock), clock, advance, at_once)
         return
     server: RedisServer = request.getfixturevalue("redis")
     client = Redis.from_url(server.url)
@@ -61,6 +62,6 @@ async def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         while counters._returning:
             await asyncio.gather(*counters._returning)
 
-    yield Counted(counters, advance_redis, settled)
+    yield Counted(counters, clock, advance_redis, settled)
     await counters.close()
     await client.aclose()

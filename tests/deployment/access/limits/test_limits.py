@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
@@ -11,7 +12,7 @@ from tests.deployment.access.limits.conftest import Counted
 from tests.support.held_clock import HeldClock
 from tests.support.redis_server import RedisServer
 
-from deployment.access import LOCAL_OPERATOR, Principal
+from deployment.access import LOCAL_OPERATOR, Access, Principal
 from deployment.access.limits import (
     LimitFact,
     LimitReached,
@@ -22,8 +23,10 @@ from deployment.access.limits import (
     SharedCounters,
     ratelimit_headers,
 )
+from deployment.access.limits.memory import Spending
 from deployment.clock import SystemClock
-from deployment.settings import LimitsSettings
+from deployment.database import Database
+from deployment.settings import LimitsSettings, load
 
 
 def caller(name: str = "a", tenant: str = "acme") -> Principal:
@@ -31,7 +34,7 @@ def caller(name: str = "a", tenant: str = "acme") -> Principal:
 
 
 def limits(counted: Counted, **settings: Any) -> Limits:
-    return Limits(RuleBook(LimitsSettings(**settings)), counted.counters)
+    return Limits(RuleBook(LimitsSettings(**settings), counted.clock), counted.counters)
 
 
 async def refused(limits: Limits, who: Principal, tokens: int = 1, model: str = "m") -> LimitReached:
@@ -169,7 +172,9 @@ async def test_many_at_once_never_pass_a_limit_by_one(counted: Counted) -> None:
 )
 async def test_no_minute_ever_holds_more_than_the_limit(steps: list[tuple[float, int, str]]) -> None:
     clock = HeldClock()
-    mine = Limits(RuleBook(LimitsSettings.model_validate({"key": {"tokens_per_minute": 20}})), MemoryCounters(clock))
+    mine = Limits(
+        RuleBook(LimitsSettings.model_validate({"key": {"tokens_per_minute": 20}}), HeldClock()), MemoryCounters(clock)
+    )
     used: list[tuple[float, int]] = []
     for wait, tokens, end in steps:
         clock.advance(wait)
@@ -189,7 +194,7 @@ async def test_no_minute_ever_holds_more_than_the_limit(steps: list[tuple[float,
 async def test_callers_that_went_away_are_forgotten() -> None:
     clock = HeldClock()
     counters = MemoryCounters(clock)
-    mine = Limits(RuleBook(LimitsSettings.model_validate({"key": {"requests_per_minute": 5}})), counters)
+    mine = Limits(RuleBook(LimitsSettings.model_validate({"key": {"requests_per_minute": 5}}), HeldClock()), counters)
     for number in range(100):
         await mine.reserve(caller(f"key {number}"), "m", 1)
     clock.advance(70)
@@ -207,7 +212,8 @@ from deployment.settings import LimitsSettings
 async def main():
     settings = LimitsSettings.model_validate({"key": {"requests_per_minute": 50}, "tenant": {"tokens_per_minute": 100}})
     counters = SharedCounters.at(sys.argv[1], 2, 600.0, SystemClock())
-    limits, who = Limits(RuleBook(settings), counters), Principal("k", "k", "t", frozenset(), frozenset(), None)
+    limits = Limits(RuleBook(settings, SystemClock()), counters)
+    who = Principal("k", "k", "t", frozenset(), frozenset(), None)
     print("ready", flush=True)
     sys.stdin.readline()
     results = await asyncio.gather(*(limits.reserve(who, "m", 1) for _ in range(100)), return_exceptions=True)
@@ -240,7 +246,7 @@ async def test_two_gateways_share_one_limit_to_the_last_request(redis: RedisServ
 async def test_places_of_a_gateway_that_died_come_back(redis: RedisServer) -> None:
     client = Redis.from_url(redis.url)
     await client.flushall()
-    book = RuleBook(LimitsSettings.model_validate({"key": {"concurrent": 1}}))
+    book = RuleBook(LimitsSettings.model_validate({"key": {"concurrent": 1}}), HeldClock())
     counters = SharedCounters.at(redis.url, 1, 600.0, SystemClock())
     mine = Limits(book, counters)
     await mine.reserve(caller(), "m", 1)
@@ -255,7 +261,7 @@ async def test_places_of_a_gateway_that_died_come_back(redis: RedisServer) -> No
 
 async def test_without_redis_each_gateway_counts_its_share_and_nobody_is_kept_waiting(redis: RedisServer) -> None:
     clock = HeldClock()
-    book = RuleBook(LimitsSettings.model_validate({"key": {"requests_per_minute": 9}}))
+    book = RuleBook(LimitsSettings.model_validate({"key": {"requests_per_minute": 9}}), HeldClock())
     counters = SharedCounters.at(redis.url, 3, 600.0, clock)
     mine = Limits(book, counters)
     shared = await mine.reserve(caller("z"), "m", 1)
@@ -278,6 +284,73 @@ async def test_without_redis_each_gateway_counts_its_share_and_nobody_is_kept_wa
     await counters.close()
 
 
+async def test_a_budget_is_for_a_calendar_day_and_month(counted: Counted) -> None:
+    mine = limits(counted, key={"tokens_per_day": 100}, tenant={"tokens_per_month": 150})
+    (await mine.reserve(caller(), "m", 90)).settle(60)
+    await counted.settled()
+    error = await refused(mine, caller(), 41)
+    assert error.limit == "key tokens/day"
+    assert error.retry_after_s == pytest.approx(12 * 3600)  # it is noon
+    second = await mine.reserve(caller(), "m", 40)
+    assert [(fact.name, fact.remaining, fact.reset_s) for fact in second.facts] == [
+        ("key tokens/day", 0, 12 * 3600),
+        ("tenant tokens/month", 50, 6.5 * 86400),
+    ]
+    second.settle(10)
+    await counted.advance(12 * 3600)
+    await counted.settled()
+    third = await mine.reserve(caller(), "m", 80)
+    assert (await refused(mine, caller(), 1)).limit == "tenant tokens/month"
+    third.release()
+    await counted.settled()
+    await counted.advance(6 * 86400)  # the first of December
+    await mine.reserve(caller(), "m", 100)
+
+
+async def test_a_budget_that_is_nearly_used_up_is_told_once(counted: Counted) -> None:
+    mine = limits(counted, key={"tokens_per_day": 100})
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(4):
+            await mine.reserve(caller(), "m", 24)
+    assert [(log["event"], log["remaining"]) for log in logs] == [("budget_nearly_used", 4)]
+
+
+async def test_budgets_outlive_a_restart(database_url: str) -> None:
+    clock, who = HeldClock(), caller()
+    settings = load(limits={"key": {"tokens_per_day": 100, "tokens_per_month": 150}})
+
+    async def spend(tokens: int) -> tuple[int, ...]:
+        database = Database(database_url)
+        access = Access(settings, database, clock)
+        async with access.running():
+            reservation = await access.limits.reserve(who, "m", tokens)
+            reservation.settle(tokens)
+        await database.close()
+        return tuple(fact.remaining for fact in reservation.facts)
+
+    assert await spend(30) == (70, 120)
+    assert await spend(30) == (40, 90)
+    clock.advance(86400)
+    assert await spend(30) == (70, 60)
+    with pytest.raises(LimitReached, match="key tokens/month"):
+        await spend(61)
+
+
+async def test_what_was_spent_before_the_database_came_is_added() -> None:
+    clock = HeldClock()
+    counters = MemoryCounters(clock)
+    book = RuleBook(LimitsSettings.model_validate({"key": {"tokens_per_day": 100}}), clock)
+    mine = Limits(book, counters)
+    (await mine.reserve(caller(), "m", 20)).settle(20)
+    (stored,) = counters.spending()
+    counters.restore([Spending(stored.counter, 50, stored.ends_at)])
+    assert [spending.tokens for spending in counters.spending()] == [70]
+    assert counters.spending() == []
+    clock.advance(2 * 86400)
+    await mine.reserve(caller(), "m", 1)
+    assert len(counters._spent) == 1
+
+
 def test_headers_tell_the_nearest_limit() -> None:
     facts = (
         LimitFact("key requests/min", 50, 10, 12.2, 60.0),
@@ -295,7 +368,8 @@ def test_headers_tell_the_nearest_limit() -> None:
 
 def test_the_smallest_size_holds() -> None:
     book = RuleBook(
-        LimitsSettings.model_validate({"key": {"max_output_tokens": 500}, "tenant": {"max_output_tokens": 99}})
+        LimitsSettings.model_validate({"key": {"max_output_tokens": 500}, "tenant": {"max_output_tokens": 99}}),
+        HeldClock(),
     )
     sizes = book.sizes(LOCAL_OPERATOR, "m")
     assert (sizes.max_prompt_chars, sizes.max_output_tokens) == (None, 99)
