@@ -36,10 +36,19 @@ def chat(
     if sys.stdin.isatty():
         typer.secho(f"{release} at {gateway.url}. /help for help, Ctrl-D to leave.", dim=True)
     with _history(settings_of(context).data_dir / "chat_history"):
-        while (said := _ask()) is not None:
-            _obey(talk, said.strip())
+        _converse(talk)
     if sys.stdin.isatty():
         typer.echo()
+
+
+def _converse(talk: "Conversation") -> None:
+    while True:
+        try:
+            if (said := _ask()) is None:
+                return
+            _obey(talk, said.strip())
+        except KeyboardInterrupt:
+            typer.secho("\n/exit or Ctrl-D leaves.", dim=True)
 
 
 class Conversation:
@@ -61,7 +70,7 @@ class Conversation:
         When the model's context is full, the oldest turns are forgotten, and an empty piece tells of it.
         """
         self.turns.append({"role": "user", "content": said})
-        got = ""
+        got, told = "", False
         try:
             while True:
                 try:
@@ -74,7 +83,9 @@ class Conversation:
                     if got or len(self.turns) < 3 or not _is_too_long(error):
                         raise
                     del self.turns[:2]
-                    yield ""
+                    if not told:
+                        told = True
+                        yield ""
         finally:
             if got:
                 self.turns.append({"role": "assistant", "content": got})
@@ -141,12 +152,10 @@ def _ask() -> str | None:
             while not said.rstrip().endswith('"""'):
                 said += "\n" + _line("… ")
             return said.rstrip()[:-3]
-        while sys.stdin.isatty() and select.select([sys.stdin], [], [], _PASTE_S)[0]:
+        # readline keeps a pasted text together by itself; without it, what comes at once was pasted.
+        while "readline" not in sys.modules and sys.stdin.isatty() and select.select([sys.stdin], [], [], _PASTE_S)[0]:
             said += "\n" + _line("")
         return said
-    except KeyboardInterrupt:
-        typer.secho("\n/exit or Ctrl-D leaves.", dim=True)
-        return ""
     except EOFError:
         return None
 

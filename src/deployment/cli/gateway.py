@@ -5,12 +5,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
-
 from deployment.errors import ConfigurationError, EngineUnavailable, RamseyError, StreamIncomplete
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
 
 
 def address(host: str, port: int) -> str:
@@ -23,7 +24,7 @@ def address(host: str, port: int) -> str:
 class Gateway:
     """A gateway at `url`. `timeout_s` bounds connecting and every silence."""
 
-    def __init__(self, url: str, key: SecretStr | None = None, timeout_s: float = 180.0) -> None:
+    def __init__(self, url: str, key: "SecretStr | None" = None, timeout_s: float = 180.0) -> None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         try:
             usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
