@@ -146,6 +146,13 @@ class Admission:
         name = self._decide(ask, 0.0).node
         return None if name is None else self._take(name, ask)
 
+    def best(self, ask: Ask) -> Node | None:
+        """The node to ask for what takes no slot, full or not."""
+        fitting = fit(self._candidates(ask), ask, self._settings.region)
+        if not fitting:
+            return None
+        return self.nodes[min(fitting, key=lambda c: c.in_flight / c.slots).name]
+
     # --- out -----------------------------------------------------------------------------------------------
 
     def freed(self, release: str) -> None:

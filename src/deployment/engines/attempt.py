@@ -1,7 +1,7 @@
 """One try of a request on one node: its stream, its slot, its outcome. Each ends exactly once."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +35,8 @@ class Plan:
     """The caller takes the answer in one piece: nothing is sent before its end, so that all of it may fail."""
     deadline: float
     """Of the request, in monotonic seconds."""
+    settle: Callable[[int], None] = lambda _tokens: None
+    """Told the tokens of prompt and answer, once, at the end marker."""
     limit_s: float | None = None
     """A shorter limit for this attempt, which says nothing bad about the node."""
 
@@ -175,6 +177,7 @@ class Attempt:
             prompt_s=done.prompt_ms / 1e3,
             fresh_chars=self._slot.fresh_chars,
         )
+        self._plan.settle(done.prompt_tokens + done.completion_tokens)
         self._tools.metrics.attempt(self.node.name, on.release, "ok")
         self._tools.outcomes.succeeded(self.node)
         self._slot.free()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from deployment.engines.admission import Admission, Slot
@@ -12,7 +13,7 @@ from deployment.engines.hedge import Hedger
 from deployment.engines.model import Call
 from deployment.engines.placement import Ask
 from deployment.engines.prefix import block_hashes, text_of
-from deployment.errors import EngineError, EngineTimeout, RamseyError
+from deployment.errors import EngineError, EngineTimeout, EngineUnavailable, RamseyError
 from deployment.ollama_client import Event
 from deployment.settings import PoolSettings
 
@@ -79,11 +80,9 @@ class Failover:
             )
 
     async def request(self, path: str, release: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """One JSON answer; generations aside, the same care."""
+        """One JSON answer of work that takes a slot: /api/embed, /api/embeddings."""
         way = self.begin(Call(path, release, dict(body)))
-        asked = {**body, "model": release}
-        if path != "/api/show":
-            asked["keep_alive"] = self._keep_alive
+        asked = {**body, "model": release, "keep_alive": self._keep_alive}
         while True:
             slot = await self.slot(way)
             left = max(0.001, way.deadline - self._tools.clock.monotonic())
@@ -101,6 +100,22 @@ class Failover:
                 return answer
             finally:
                 slot.free()
+
+    async def look(self, path: str, release: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """One JSON answer that takes no slot: /api/show."""
+        ask = Ask(release)
+        error: EngineError = EngineUnavailable("No node can be asked.")
+        while (node := self._admission.best(ask)) is not None:
+            try:
+                return await node.client.request(
+                    "POST", path, {**body, "model": release}, timeout_s=self._settings.health_timeout
+                )
+            except EngineError as failed:
+                if not failed.retryable:
+                    raise
+                ask.excluded.add(node.name)
+                error = failed
+        raise self._final(error)
 
     def begin(self, call: Call) -> Progress:
         """Limits and what placement wants to know."""
@@ -158,7 +173,11 @@ class Failover:
             limit_s = max(self._tools.timeouts.token, _SHORT_S)
         elif whole:
             body = {**body, "stream": True}
-        return Plan(way.call.path, body, whole, way.deadline, limit_s)
+        return Plan(way.call.path, body, whole, way.deadline, partial(self._settle, way), limit_s)
+
+    def _settle(self, way: Progress, tokens: int) -> None:
+        call = way.call
+        self._admission.correct(call.release, call.tenant, call.priority, tokens - way.cost)
 
     async def _first(self, attempt: Attempt, way: Progress, body: dict[str, Any]) -> tuple[Attempt, list[Event]]:
         after_s = self._hedger.after(way.call.release, whole=body["stream"] is False)

@@ -15,7 +15,13 @@ from deployment.engines.model import NodeState
 from deployment.engines.node import Checked, Node
 from deployment.engines.outcomes import Outcomes
 from deployment.engines.warm import Warmer
-from deployment.errors import EngineError, EngineProtocolError, ModelMissing
+from deployment.errors import (
+    EngineError,
+    EngineProtocolError,
+    EngineTimeout,
+    EngineUnavailable,
+    ModelMissing,
+)
 from deployment.ollama_client import Timeouts, collect
 from deployment.settings import PoolSettings
 
@@ -96,10 +102,13 @@ class Health:
         watches, self._watches = list(self._watches.values()), {}
         await self._cancel(watches)
 
-    async def check(self, node: Node) -> None:
-        """One check, its result written to the node; of a node that is out only once its back-off is over."""
+    async def check(self, node: Node, *, at_once: bool = False) -> None:
+        """One check, its result written to the node.
+
+        Of a node that is out only once its back-off is over, or `at_once`.
+        """
         async with self._checking[node.name]:
-            probe = self._outcomes.probing(node)
+            probe = self._outcomes.probing(node, at_once=at_once)
             if not probe and node.breaker.phase is breaker.Phase.OPEN:
                 return  # not yet
             try:
@@ -227,7 +236,8 @@ class Health:
             self._clock.now(), False, error.message, checked.version, checked.tags, [], checked.digests
         )
         self._outcomes.gone(node, error)
-        if any(other.state() is NodeState.HEALTHY for other in self._admission.nodes.values()):
+        silent = isinstance(error, EngineTimeout | EngineUnavailable)
+        if silent and any(other.state() is NodeState.HEALTHY for other in self._admission.nodes.values()):
             node.give_up_waiting()
 
     async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:

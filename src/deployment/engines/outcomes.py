@@ -63,17 +63,25 @@ class Outcomes:
                 pass
 
     def gone(self, node: Node, error: RamseyError) -> None:
-        """A check failed. A node that cannot be reached is out at once, and its memory is lost."""
-        if isinstance(error, EngineUnavailable):
+        """A check failed. A node that cannot be reached is out at once, and its memory is lost.
+
+        One that never was there yet is just not up yet: no back-off delays its first answer.
+        """
+        gone = isinstance(error, EngineUnavailable)
+        if gone:
             node.restarted()
-        if isinstance(error, EngineUnavailable) or node.breaker.phase is breaker.Phase.HALF_OPEN:
+        if gone and node.checked.version is None and node.breaker.phase is breaker.Phase.CLOSED:
+            return
+        if gone or node.breaker.phase is breaker.Phase.HALF_OPEN:
             self._move(node, breaker.tripped(node.breaker, self._clock.monotonic(), self._rules))
         else:
             self.failed(node, None, error)
 
-    def probing(self, node: Node) -> bool:
-        """Take the single probe of an open breaker; False when it may not go yet."""
+    def probing(self, node: Node, *, at_once: bool = False) -> bool:
+        """Take the single probe of an open breaker; False when it may not go yet, unless `at_once`."""
         now = self._clock.monotonic()
+        if at_once:
+            now = max(now, node.breaker.retry_at)
         if not breaker.may_probe(node.breaker, now):
             return False
         self._move(node, breaker.probing(node.breaker, now))

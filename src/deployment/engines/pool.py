@@ -125,6 +125,8 @@ class EnginePool:
 
     async def request(self, path: str, release: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """One JSON answer (/api/embed, /api/embeddings, /api/show), of another node where one fails."""
+        if path == "/api/show":
+            return await self._failover.look(path, release, body)
         return await self._failover.request(path, release, body)
 
     # --- what is known -----------------------------------------------------------------------------------------
@@ -155,8 +157,9 @@ class EnginePool:
         return self._admission.waiting()
 
     async def check(self) -> None:
-        """Check every node now, for instance after a release was deployed."""
-        await asyncio.gather(*(self._health.check(node) for node in list(self._admission.nodes.values())))
+        """Check every node now, those that are out too, for instance after a release was deployed."""
+        nodes = list(self._admission.nodes.values())
+        await asyncio.gather(*(self._health.check(node, at_once=True) for node in nodes))
 
     def expect(self, releases: Mapping[str, str | None]) -> None:
         """The releases that are to be served, with their digests where known.

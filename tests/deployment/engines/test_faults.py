@@ -44,7 +44,7 @@ async def test_a_fault_before_the_first_token_is_never_told(
     sick, *well = nodes()
     async with sick, well[0], well[1], pool_over([sick, *well], engine=QUICK_ENGINE) as pool:
         sick.fail(kind, **fault)
-        seen = await storm(pool, stream=stream)
+        seen = await storm(pool, each=3, stream=stream)
         assert not seen.failed
         sick.heal()
         await until(lambda: healthy(pool))

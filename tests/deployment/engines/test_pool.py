@@ -146,6 +146,23 @@ async def test_a_tenant_with_a_hundred_requests_does_not_delay_another(pool_over
         await asyncio.gather(*flood)
 
 
+async def test_tenants_pay_for_the_tokens_that_came_not_for_those_foreseen(pool_over: MakePool) -> None:
+    """Both look the same beforehand; one gets answers of 4 tokens, the other of 13, and so fewer of them."""
+    async with FakeNode(slots=1) as node, pool_over([node], **ONE_SLOT) as pool:
+        served = {"short": 0, "long": 0}
+
+        async def client(tenant: str, body: dict[str, Any]) -> None:
+            while sum(served.values()) < 120:
+                await ask(pool, chat(tenant=tenant, body=body))
+                served[tenant] += 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(client("short", {"format": "json"}))
+                group.create_task(client("long", {}))
+        assert served["short"] > 1.5 * served["long"], served
+
+
 # --- cancellation --------------------------------------------------------------------------------------------
 
 
@@ -291,6 +308,37 @@ async def test_what_is_not_generated_fails_over_too(pool_over: MakePool) -> None
             answer = await pool.request("/api/embed", RELEASE, {"input": "x"})
             assert len(answer["embeddings"]) == 1
         assert "details" in await pool.request("/api/show", RELEASE, {})
+
+
+async def test_what_takes_no_slot_does_not_wait_for_one(pool_over: MakePool) -> None:
+    async with (
+        FakeNode(slots=1, token_delay_s=5.0) as node,
+        pool_over([node], engine={"num_parallel": 1}, look_ahead=0, warm=False) as pool,
+    ):
+        call = asyncio.create_task(ask(pool, chat()))
+        await until(lambda: in_flight(pool) == 1)
+        assert "details" in await pool.request("/api/show", RELEASE, {})
+        await cancelled(call)
+
+
+async def test_a_node_that_comes_up_late_is_used_at_once(pool_over: MakePool) -> None:
+    node = FakeNode()
+    async with node:
+        await node.refuse()
+        async with pool_over([node.url], warm=False, breaker_backoff=60.0, breaker_max_backoff=60.0) as pool:
+            await until(lambda: states(pool)["a"] is NodeState.UNHEALTHY)
+            await node.accept()
+            await until(lambda: states(pool)["a"] is NodeState.HEALTHY)
+            assert await ask(pool, chat()) == "a"
+
+
+async def test_a_check_on_request_does_not_wait_for_the_back_off(pool_over: MakePool) -> None:
+    async with FakeNode() as node, pool_over([node], breaker_backoff=60.0, breaker_max_backoff=60.0) as pool:
+        await node.refuse()
+        await until(lambda: states(pool)["a"] is NodeState.OPEN)
+        await node.accept()
+        await pool.check()
+        assert states(pool)["a"] is NodeState.HEALTHY
 
 
 async def test_models_of_all_nodes_are_listed_once(pool_over: MakePool) -> None:
