@@ -17,8 +17,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deployment import __version__
-from deployment.access import Authenticator
+from deployment.access import Access
 from deployment.clock import Clock, SystemClock
+from deployment.database import Database, database_url
 from deployment.engines import EnginePool
 from deployment.errors import StartupError
 from deployment.gateway import (
@@ -29,6 +30,7 @@ from deployment.gateway import (
     document,
     health_routes,
     native_routes,
+    node_routes,
     ollama_routes,
     openai_routes,
 )
@@ -52,6 +54,8 @@ class Services:
     pool: EnginePool
     traffic: Traffic
     metrics: Metrics
+    database: Database
+    access: Access
     bring_up: BringUp
 
 
@@ -61,9 +65,10 @@ def build(settings: Settings, clock: Clock | None = None) -> Services:
     metrics, traffic = Metrics(), Traffic()
     pool = EnginePool(settings, clock, metrics.registry)
     answers = Answers(pool, *_cache(settings, clock), metrics.cache_lookups)
-    authenticator = Authenticator(settings.access, settings.profile, clock)
-    gateway = Gateway(settings, pool, answers, authenticator, traffic, metrics, clock)
-    return Services(settings, gateway, pool, traffic, metrics, BringUp(settings, pool, traffic))
+    database = Database(database_url(settings))
+    access = Access(settings, database, clock)
+    gateway = Gateway(settings, pool, answers, access.authenticator, access.limits, traffic, metrics, clock)
+    return Services(settings, gateway, pool, traffic, metrics, database, access, BringUp(settings, pool, traffic))
 
 
 def _cache(settings: Settings, clock: Clock) -> tuple[Store | None, SemanticIndex | None]:
@@ -85,6 +90,8 @@ def create_app(settings: Settings) -> FastAPI:
         readable = settings.profile is Profile.DEVELOPMENT and sys.stdout.isatty()
         configure_logging(settings.log, readable=readable)
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(services.database.close)
+            await stack.enter_async_context(services.access.running())
             await stack.enter_async_context(services.bring_up)
             await stack.enter_async_context(_running(services.gateway.exchanges.watch()))
             stack.enter_context(Drainer(services.gateway, settings.server))
@@ -105,6 +112,8 @@ def create_app(settings: Settings) -> FastAPI:
         ollama_routes(services.gateway),
         openai_routes(services.gateway),
         health_routes(services.gateway, lambda: services.bring_up.problem),
+        node_routes(services.pool, services.access.authenticator),
+        services.access.routes(),
     ):
         app.include_router(router)
     app.openapi = lambda: document(app, BODIES)  # type: ignore[method-assign]

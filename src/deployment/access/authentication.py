@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from deployment.access.credentials import is_local, presented_credential
 from deployment.access.directory import Directory, Entry
@@ -30,12 +30,26 @@ _PLACEHOLDERS = frozenset({b"ollama", b"EMPTY", b"none", b"unused", b"not-needed
 _FRESH_S = 5.0
 
 
+class Tokens(Protocol):
+    """Who verifies tokens of other issuers."""
+
+    def principal(self, token: bytes, sha256: str) -> Principal:
+        """The subject of a valid token. Raises Unauthenticated otherwise."""
+        ...
+
+
 class Authenticator:
     """Finds the principal behind a request; holds no connection and never waits."""
 
     def __init__(
-        self, settings: AccessSettings, profile: Profile, clock: Clock, directory: Directory | None = None
+        self,
+        settings: AccessSettings,
+        profile: Profile,
+        clock: Clock,
+        directory: Directory | None = None,
+        tokens: Tokens | None = None,
     ) -> None:
+        self._tokens = tokens
         self._origins = frozenset(settings.cors_origins)
         self._anonymous_allowed = profile is Profile.DEVELOPMENT
         self._offline_s = settings.offline_seconds
@@ -51,6 +65,7 @@ class Authenticator:
         DatabaseUnavailable when the database has been away for too long to go on trusting what is known.
         """
         credential = presented_credential(scope["headers"])
+        sha256 = ""
         if credential is not None:
             sha256 = key_sha256(credential)
             entry = self._configured.get(sha256)
@@ -61,6 +76,8 @@ class Authenticator:
                 return self._stored(entry, scope)
         if credential is None or credential in _PLACEHOLDERS:
             return self._anonymous(scope)
+        if self._tokens is not None and credential.count(b".") == 2:
+            return self._tokens.principal(credential, sha256)
         raise self._unknown(credential)
 
     def take_used(self) -> Mapping[str, datetime]:

@@ -3,6 +3,7 @@
 from deployment.gateway.drain import Drainer
 from deployment.gateway.envelope import Envelope
 from deployment.gateway.health import health_routes
+from deployment.gateway.nodes import node_routes
 from deployment.gateway.openapi import document
 from deployment.gateway.routes import BODIES, native_routes, ollama_routes, openai_routes
 from deployment.gateway.service import Gateway
@@ -15,6 +16,7 @@ __all__ = [
     "document",
     "health_routes",
     "native_routes",
+    "node_routes",
     "ollama_routes",
     "openai_routes",
 ]

@@ -11,11 +11,13 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from deployment.access import LimitReached, Limits, Principal, ratelimit_headers
 from deployment.engines import Call
 from deployment.errors import Draining, EngineTimeout, RamseyError, StreamIncomplete
 from deployment.gateway.cache import MISS, Answers, Opened
 from deployment.gateway.encoder import Encoder, Times
 from deployment.gateway.errors_out import error_body
+from deployment.gateway.inference import most_tokens
 from deployment.ollama_client import Done, collect
 from deployment.telemetry import RequestRecord
 
@@ -77,6 +79,7 @@ class Wire:
 
     answers: Answers
     exchanges: Exchanges
+    limits: Limits
     clock: Callable[[], float]  # monotonic seconds
 
 
@@ -160,6 +163,8 @@ class Exchange(Response, ABC):
             return
         if error.retry_after_s is not None:
             self._extra["retry-after"] = str(max(1, round(error.retry_after_s)))
+        if isinstance(error, LimitReached):
+            self._extra |= ratelimit_headers(error.facts)
         await self._send_json(
             send, error.status, orjson.dumps(error_body(error, self._dialect, self._record.request_id))
         )
@@ -176,13 +181,36 @@ class Generation(Exchange):
         record: RequestRecord,
         dialect: str,
         headers: dict[str, str],
+        principal: Principal,
         *,
         bypass_cache: bool,
+        default_output: int,
     ) -> None:
         super().__init__(wire, record, dialect, headers)
         self._call, self._encoder, self._bypass = call, encoder, bypass_cache
+        self._principal, self._default_output = principal, default_output
+        self._pieces = 0
 
     async def _answer(self, send: Send) -> None:
+        body, record = self._call.body, self._record
+        most = most_tokens(body, default_output=self._default_output)
+        with await self._wire.limits.reserve(self._principal, record.model or "", most) as reservation:
+            if reservation.facts:
+                self._extra |= ratelimit_headers(reservation.facts)
+                body["options"].setdefault("num_predict", self._default_output)  # what was reserved is a promise
+            try:
+                await self._answer_within(send)
+            except asyncio.CancelledError:
+                if self._cut is None:  # its caller left: what was made until then counts
+                    reservation.settle(self._pieces + self._call_chars() // _CHARS_PER_TOKEN)
+                raise
+            reservation.settle(record.prompt_tokens + record.completion_tokens)
+
+    def _call_chars(self) -> int:
+        body = self._call.body
+        return len(body.get("prompt") or "") + sum(len(m.get("content") or "") for m in body.get("messages") or ())
+
+    async def _answer_within(self, send: Send) -> None:
         answer = await self._wire.answers.open(self._call, bypass=self._bypass)
         record = self._record
         record.node, record.attempts, record.queue_ms = answer.node, answer.attempts, answer.queue_ms
@@ -210,6 +238,7 @@ class Generation(Exchange):
                 chunk, more = encoder.end(event, self._account(event)), False
             else:
                 chunk, more = encoder.delta(event), True
+                self._pieces += 1
             if chunk or not more:
                 self.blocked_since = now()
                 await send({"type": "http.response.body", "body": chunk, "more_body": more})
@@ -249,16 +278,22 @@ class Unary(Exchange):
         record: RequestRecord,
         dialect: str,
         headers: dict[str, str],
+        principal: Principal,
+        most_tokens: int,
     ) -> None:
         super().__init__(wire, record, dialect, headers)
-        self._ask, self._encode = ask, encode
+        self._ask, self._encode, self._principal, self._most = ask, encode, principal, most_tokens
 
     async def _answer(self, send: Send) -> None:
-        result = await self._ask()
-        self._record.prompt_tokens = result.get("prompt_eval_count", 0)
+        with await self._wire.limits.reserve(self._principal, self._record.model or "", self._most) as reservation:
+            self._extra |= ratelimit_headers(reservation.facts)
+            result = await self._ask()
+            self._record.prompt_tokens = result.get("prompt_eval_count", 0)
+            reservation.settle(self._record.prompt_tokens)
         await self._send_json(send, 200, self._encode(result))
 
 
+_CHARS_PER_TOKEN = 4
 _NO_END = "The engine ended the answer without its end marker."
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
+from deployment.access import Permission
 from deployment.engines import NodeState, NodeView
 from deployment.gateway.routes import Json
 from deployment.gateway.service import Gateway
@@ -63,8 +64,8 @@ def health_routes(gateway: Gateway, problem: Callable[[], str | None]) -> APIRou
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
-        """Needs a key, as the rest."""
-        gateway.authenticator.authenticate(request.scope)
+        """Needs the permission metrics:read, which the roles viewer, operator and admin have."""
+        gateway.caller(request, Permission.METRICS_READ)
         return Response(gateway.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)

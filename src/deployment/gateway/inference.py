@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import orjson
 
+from deployment.access import Sizes
 from deployment.engines import Call
 from deployment.errors import InvalidRequest, ModelNotFound, PayloadTooLarge
 from deployment.settings import ModelSettings
@@ -14,6 +15,7 @@ from deployment.settings import ModelSettings
 # A change of one of these makes Ollama reload the model under everybody: a release fixes them.
 LOAD_OPTIONS = frozenset({"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"})
 _PINNED_FIELDS = ("keep_alive", "shift")
+_TEMPLATE_TOKENS = 16  # around each message
 _NAME = re.compile(r"^[a-z0-9_][a-z0-9_.-]{0,79}(:[a-z0-9_][a-z0-9_.-]{0,79})?$")
 
 
@@ -43,6 +45,31 @@ class Served:
 
     model: str
     release: str
+
+    @property
+    def logical(self) -> str:
+        """The model without a tag, which rights and limits speak of."""
+        return self.release.partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How large a request may be, and what is fixed for every one."""
+
+    max_prompt_chars: int
+    max_tokens: int
+    keep_alive: str | int
+    output_is_limited: bool = False  # the caller's own limit: it holds also where no wish is sent
+
+    @classmethod
+    def of(cls, model: ModelSettings, sizes: Sizes) -> "Bounds":
+        """The server's own bounds, narrowed to the caller's."""
+        return cls(
+            min(model.max_prompt_chars, sizes.max_prompt_chars or model.max_prompt_chars),
+            min(model.max_tokens, sizes.max_output_tokens or model.max_tokens),
+            model.keep_alive,
+            sizes.max_output_tokens is not None,
+        )
 
 
 def resolve(asked: str | None, served: Mapping[str, str], present: frozenset[str], default: str) -> Served:
@@ -81,33 +108,50 @@ def refuse_unwritable(body: Mapping[str, Any]) -> None:
         raise InvalidRequest(f"The body cannot be passed on: {error}.") from None
 
 
+def most_tokens(body: Mapping[str, Any], default_output: int = 0) -> int:
+    """The most tokens that a request may use, prompt and answer: what limits are charged before the work.
+
+    A token is at least one byte of the prompt; each message costs some more for the template around it.
+    """
+    texts = [body.get("prompt") or "", body.get("system") or ""]
+    messages = body.get("messages") or ()
+    texts += [message.get("content") or "" for message in messages]
+    asked = body.get("input") or ()
+    texts += [asked] if isinstance(asked, str) else list(asked)
+    prompt = sum(len(text.encode("utf-8", "replace")) for text in texts)
+    output = (body.get("options") or {}).get("num_predict")
+    return prompt + _TEMPLATE_TOKENS * (len(messages) + 2) + (default_output if output is None else int(output))
+
+
 def shorten(text: str, limit: int = 80) -> str:
     """A caller's text, fit for an error message."""
     return text if len(text) <= limit else text[:limit] + "…"
 
 
 def to_call(
-    inference: Inference, release: str, settings: ModelSettings, *, tenant: str, session: str | None
+    inference: Inference, release: str, bounds: Bounds, *, tenant: str, session: str | None
 ) -> tuple[Call, list[str]]:
     """Keep the bounds and pin what a release fixes. Returns the call and the names of what was ignored.
 
     Raises PayloadTooLarge for an over-long prompt.
     """
-    if (chars := inference.prompt_chars()) > settings.max_prompt_chars:
+    if (chars := inference.prompt_chars()) > bounds.max_prompt_chars:
         raise PayloadTooLarge(
-            f"The prompt has {chars} characters; at most {settings.max_prompt_chars} are allowed.",
-            hint="Shorten it, or raise model.max_prompt_chars.",
+            f"The prompt has {chars} characters; at most {bounds.max_prompt_chars} are allowed.",
+            hint="Shorten it, or ask an administrator for more.",
         )
     body = inference.body
     options = dict(body.get("options") or {})
     ignored = [f"options.{name}" for name in options if name in LOAD_OPTIONS]
     ignored += [name for name in _PINNED_FIELDS if body.get(name) is not None]
     options = {name: value for name, value in options.items() if name not in LOAD_OPTIONS and value is not None}
+    if bounds.output_is_limited:
+        options.setdefault("num_predict", bounds.max_tokens)
     wish = options.get("num_predict")
-    if wish is not None and not 0 <= wish <= settings.max_tokens:
-        options["num_predict"] = settings.max_tokens
+    if wish is not None and not 0 <= wish <= bounds.max_tokens:
+        options["num_predict"] = bounds.max_tokens
     body = {name: value for name, value in body.items() if name not in _PINNED_FIELDS and value is not None}
-    body |= {"options": options, "stream": inference.stream, "keep_alive": settings.keep_alive}
+    body |= {"options": options, "stream": inference.stream, "keep_alive": bounds.keep_alive}
     refuse_unwritable(body)
     call = Call(path=inference.path, release=release, body=body, tenant=tenant, session=session)
     return call, ignored

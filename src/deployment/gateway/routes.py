@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from deployment.access import Principal
+from deployment.access import Permission, Principal
 from deployment.errors import Forbidden, InvalidRequest, ModelNotFound
 from deployment.gateway.body import parse, read_body
 from deployment.gateway.dialects import native, ollama, openai_chat, openai_responses, openai_text
@@ -61,13 +61,19 @@ class Json(Response):
 
 
 def _post(
-    router: APIRouter, gateway: Gateway, path: str, schema: type[Body], handle: Handler[Body], summary: str
+    router: APIRouter,
+    gateway: Gateway,
+    permission: Permission,
+    path: str,
+    schema: type[Body],
+    handle: Handler[Body],
+    summary: str,
 ) -> None:
     """An inference endpoint. FastAPI's own parsing is passed by: it costs more than the rest of the gateway."""
     server = gateway.settings.server
 
     async def endpoint(request: Request) -> Response:
-        principal = gateway.caller(request)
+        principal = gateway.caller(request, permission)
         body = await read_body(request, server.max_body_bytes, server.slow_client_seconds)
         return await handle(request, principal, parse(schema, body))
 
@@ -92,17 +98,17 @@ def native_routes(gateway: Gateway) -> APIRouter:
 
     async def embeddings(request: Request, principal: Principal, body: native.EmbeddingsRequest) -> Response:
         ask = {"input": body.input, "truncate": False}
-        return await gateway.ask(request, body.model, "/api/embed", ask, native.embeddings_body, NATIVE)
+        return await gateway.ask(request, principal, body.model, "/api/embed", ask, native.embeddings_body, NATIVE)
 
-    _post(router, gateway, "/generate", native.GenerateRequest, generate, "Answer a prompt")
-    _post(router, gateway, "/chat", native.ChatRequest, chat, "Continue a conversation")
-    _post(router, gateway, "/embeddings", native.EmbeddingsRequest, embeddings, "Embed texts")
+    _post(router, gateway, Permission.INFERENCE, "/generate", native.GenerateRequest, generate, "Answer a prompt")
+    _post(router, gateway, Permission.INFERENCE, "/chat", native.ChatRequest, chat, "Continue a conversation")
+    _post(router, gateway, Permission.EMBEDDINGS, "/embeddings", native.EmbeddingsRequest, embeddings, "Embed texts")
 
     @router.get("/models", summary="Models and their releases", response_class=Json)
     async def models(request: Request) -> Response:
         """Each served model with the release that answers for it, and the releases that can be asked for by name."""
-        gateway.caller(request)
-        table, there = gateway.traffic.table, await gateway.models()
+        principal = gateway.caller(request, Permission.MODELS_READ)
+        table, there = gateway.table(principal), await gateway.models(principal)
         listed = [
             {
                 "model": model,
@@ -136,21 +142,51 @@ def ollama_routes(gateway: Gateway) -> APIRouter:
 
     async def embed(request: Request, principal: Principal, body: ollama.OllamaEmbed) -> Response:
         ask = body.model_dump(exclude_none=True, exclude={"model", "keep_alive", "options"})
-        return await gateway.ask(request, body.model, "/api/embed", ask, renamed, OLLAMA)
+        return await gateway.ask(request, principal, body.model, "/api/embed", ask, renamed, OLLAMA)
 
     async def embeddings(request: Request, principal: Principal, body: ollama.OllamaEmbeddings) -> Response:
-        return await gateway.ask(request, body.model, "/api/embeddings", {"prompt": body.prompt}, renamed, OLLAMA)
+        return await gateway.ask(
+            request, principal, body.model, "/api/embeddings", {"prompt": body.prompt}, renamed, OLLAMA
+        )
 
     async def show(request: Request, principal: Principal, body: ollama.OllamaShow) -> Response:
         if not (name := body.model or body.name):
             raise InvalidRequest("model: is required.")
-        return await gateway.ask(request, name, "/api/show", {"verbose": bool(body.verbose)}, renamed, OLLAMA)
+        return await gateway.ask(
+            request, principal, name, "/api/show", {"verbose": bool(body.verbose)}, renamed, OLLAMA
+        )
 
-    _post(router, gateway, "/api/generate", ollama.OllamaGenerate, generate, "Answer a prompt, as Ollama does")
-    _post(router, gateway, "/api/chat", ollama.OllamaChat, chat, "Continue a conversation, as Ollama does")
-    _post(router, gateway, "/api/embed", ollama.OllamaEmbed, embed, "Embed texts, as Ollama does")
-    _post(router, gateway, "/api/embeddings", ollama.OllamaEmbeddings, embeddings, "Embed a text, the old way")
-    _post(router, gateway, "/api/show", ollama.OllamaShow, show, "Details of a model")
+    _post(
+        router,
+        gateway,
+        Permission.INFERENCE,
+        "/api/generate",
+        ollama.OllamaGenerate,
+        generate,
+        "Answer a prompt, as Ollama does",
+    )
+    _post(
+        router,
+        gateway,
+        Permission.INFERENCE,
+        "/api/chat",
+        ollama.OllamaChat,
+        chat,
+        "Continue a conversation, as Ollama does",
+    )
+    _post(
+        router, gateway, Permission.EMBEDDINGS, "/api/embed", ollama.OllamaEmbed, embed, "Embed texts, as Ollama does"
+    )
+    _post(
+        router,
+        gateway,
+        Permission.EMBEDDINGS,
+        "/api/embeddings",
+        ollama.OllamaEmbeddings,
+        embeddings,
+        "Embed a text, the old way",
+    )
+    _post(router, gateway, Permission.MODELS_READ, "/api/show", ollama.OllamaShow, show, "Details of a model")
     _ollama_lists(router, gateway)
     return router
 
@@ -159,25 +195,25 @@ def _ollama_lists(router: APIRouter, gateway: Gateway) -> None:
     @router.get("/api/tags", summary="Models, as Ollama lists them", response_class=Json)
     async def tags(request: Request) -> Response:
         """Each model under its own name (`:latest`), and its releases."""
-        gateway.caller(request)
-        return Json({"models": await gateway.models()})
+        principal = gateway.caller(request, Permission.MODELS_READ)
+        return Json({"models": await gateway.models(principal)})
 
     @router.get("/api/ps", summary="Loaded models, as Ollama lists them", response_class=Json)
     async def ps(request: Request) -> Response:
         """What the nodes hold in memory, releases of served models only."""
-        gateway.caller(request)
-        loaded = [e for e in await gateway.pool.ps() if e["name"].partition(":")[0] in gateway.traffic.table]
+        table = gateway.table(gateway.caller(request, Permission.MODELS_READ))
+        loaded = [entry for entry in await gateway.pool.ps() if entry["name"].partition(":")[0] in table]
         return Json({"models": loaded})
 
     @router.get("/api/version", summary="The engine's version", response_class=Json)
     async def version(request: Request) -> Response:
         """The lowest version among the nodes: what a client may count on."""
-        gateway.caller(request)
+        gateway.caller(request, Permission.MODELS_READ)
         versions = [node.version for node in gateway.pool.view() if node.version]
         return Json({"version": min(versions, key=_version_key, default="0.0.0")})
 
     async def refuse(request: Request) -> Response:
-        gateway.caller(request)
+        gateway.caller(request, Permission.MODELS_READ)
         raise Forbidden(
             f"{request.url.path} is not offered: Ramsey manages the models of its nodes.",
             hint="`ramsey up` deploys models/ollama/Modelfile.",
@@ -228,6 +264,7 @@ def openai_routes(gateway: Gateway) -> APIRouter:
         encoding = body.encoding_format
         return await gateway.ask(
             request,
+            principal,
             body.model,
             "/api/embed",
             ask,
@@ -235,10 +272,34 @@ def openai_routes(gateway: Gateway) -> APIRouter:
             OPENAI,
         )
 
-    _post(router, gateway, "/chat/completions", openai_chat.ChatCompletionRequest, chat, "Chat completion")
-    _post(router, gateway, "/completions", openai_text.CompletionRequest, completions, "Text completion")
-    _post(router, gateway, "/responses", openai_responses.ResponsesRequest, responses, "Response, stateless")
-    _post(router, gateway, "/embeddings", openai_text.EmbeddingRequest, embeddings, "Embeddings")
+    _post(
+        router,
+        gateway,
+        Permission.INFERENCE,
+        "/chat/completions",
+        openai_chat.ChatCompletionRequest,
+        chat,
+        "Chat completion",
+    )
+    _post(
+        router,
+        gateway,
+        Permission.INFERENCE,
+        "/completions",
+        openai_text.CompletionRequest,
+        completions,
+        "Text completion",
+    )
+    _post(
+        router,
+        gateway,
+        Permission.INFERENCE,
+        "/responses",
+        openai_responses.ResponsesRequest,
+        responses,
+        "Response, stateless",
+    )
+    _post(router, gateway, Permission.EMBEDDINGS, "/embeddings", openai_text.EmbeddingRequest, embeddings, "Embeddings")
     _openai_models(router, gateway)
     return router
 
@@ -247,20 +308,19 @@ def _openai_models(router: APIRouter, gateway: Gateway) -> None:
     def created() -> int:
         return int(gateway.clock.now().timestamp())
 
-    async def names() -> list[str]:
-        listed = [entry["name"].removesuffix(":latest") for entry in await gateway.models()]
+    async def names(principal: Principal) -> list[str]:
+        listed = [entry["name"].removesuffix(":latest") for entry in await gateway.models(principal)]
         return list(dict.fromkeys(listed))
 
     @router.get("/models", summary="List models", response_class=Json)
     async def models(request: Request) -> Response:
         """Each model under its own name, and its releases."""
-        gateway.caller(request)
-        return Json({"object": "list", "data": [openai_text.model_entry(n, created()) for n in await names()]})
+        listed = await names(gateway.caller(request, Permission.MODELS_READ))
+        return Json({"object": "list", "data": [openai_text.model_entry(name, created()) for name in listed]})
 
     @router.get("/models/{model:path}", summary="Retrieve a model", response_class=Json)
     async def model(request: Request, model: str) -> Response:
         """One model. 404 where it is not served."""
-        gateway.caller(request)
-        if model not in await names():
+        if model not in await names(gateway.caller(request, Permission.MODELS_READ)):
             raise ModelNotFound(f'The model "{model[:80]}" is not served here.')
         return Json(openai_text.model_entry(model, created()))

@@ -7,14 +7,14 @@ from typing import Any
 
 from starlette.requests import Request
 
-from deployment.access import Authenticator, Principal
+from deployment.access import Authenticator, Limits, Permission, Principal
 from deployment.clock import Clock
 from deployment.engines import EnginePool
 from deployment.errors import Draining
 from deployment.gateway.cache import Answers
 from deployment.gateway.encoder import Encoder, Reply
 from deployment.gateway.exchange import Exchanges, Generation, Unary, Wire
-from deployment.gateway.inference import Inference, Served, refuse_unwritable, resolve, to_call
+from deployment.gateway.inference import Bounds, Inference, Served, most_tokens, refuse_unwritable, resolve, to_call
 from deployment.releases import Traffic
 from deployment.settings import Settings
 from deployment.telemetry import Metrics, RequestRecord
@@ -38,6 +38,7 @@ class Gateway:
     pool: EnginePool
     answers: Answers
     authenticator: Authenticator
+    limits: Limits
     traffic: Traffic
     metrics: Metrics
     clock: Clock
@@ -47,15 +48,16 @@ class Gateway:
 
     def __post_init__(self) -> None:
         self.exchanges = Exchanges(self.settings.server.slow_client_seconds)
-        self._wire = Wire(self.answers, self.exchanges, self.clock.monotonic)
+        self._wire = Wire(self.answers, self.exchanges, self.limits, self.clock.monotonic)
 
-    def caller(self, request: Request) -> Principal:
-        """Who calls. Raises Unauthenticated; Draining once the process takes no new work."""
+    def caller(self, request: Request, permission: Permission) -> Principal:
+        """Who calls, if they may do this. Raises Unauthenticated, Forbidden; Draining once no new work is taken."""
         if self.drain.refusing:
             raise Draining("This server is stopping.", hint="Ask again.", retry_after_s=1)
         principal = self.authenticator.authenticate(request.scope)
         record: RequestRecord = request.scope["state"]["record"]
         record.key, record.tenant = principal.key_hash, principal.tenant
+        principal.require(permission)
         return principal
 
     async def serve(
@@ -67,11 +69,10 @@ class Gateway:
         dialect: str,
     ) -> Generation:
         """One inference, as a response that runs it. Raises what is wrong with the request before anything runs."""
-        served = await self.resolve(inference.model)
+        served = await self.resolve(inference.model, principal)
         session = request.headers.get("x-session-id")
-        call, ignored = to_call(
-            inference, served.release, self.settings.model, tenant=principal.tenant, session=session
-        )
+        bounds = Bounds.of(self.settings.model, self.limits.sizes(principal, served.logical))
+        call, ignored = to_call(inference, served.release, bounds, tenant=principal.tenant, session=session)
         record: RequestRecord = request.scope["state"]["record"]
         record.stream = inference.stream
         if self.settings.log.prompts:
@@ -86,12 +87,15 @@ class Gateway:
             record,
             dialect,
             headers,
+            principal,
+            default_output=bounds.max_tokens,
             bypass_cache=_BYPASS.search(request.headers.get("cache-control", "")) is not None,
         )
 
     async def ask(
         self,
         request: Request,
+        principal: Principal,
         model: str | None,
         path: str,
         body: dict[str, Any],
@@ -99,7 +103,7 @@ class Gateway:
         dialect: str,
     ) -> Unary:
         """One call with one JSON answer (embeddings, show)."""
-        served = await self.resolve(model)
+        served = await self.resolve(model, principal)
         refuse_unwritable(body)
         record: RequestRecord = request.scope["state"]["record"]
         reply = self.reply(record, served)
@@ -108,22 +112,39 @@ class Gateway:
             return await self.pool.request(path, served.release, body)
 
         headers = self._headers(record, served)
-        return Unary(self._wire, run, lambda result: encode(result, reply), record, dialect, headers)
+        return Unary(
+            self._wire,
+            run,
+            lambda result: encode(result, reply),
+            record,
+            dialect,
+            headers,
+            principal,
+            most_tokens(body),
+        )
 
-    async def resolve(self, asked: str | None) -> Served:
-        """The release behind a name. Raises ModelNotFound."""
+    async def resolve(self, asked: str | None, principal: Principal) -> Served:
+        """The release behind a name. Raises ModelNotFound, or Forbidden where the caller may not use the model."""
         table, default = self.traffic.table, self.settings.model.name
         if (release := table.get(asked or default)) is not None:
-            return Served(asked or default, release)
-        present = frozenset(entry["name"] for entry in await self.pool.tags())
-        return resolve(asked, table, present, default)
+            served = Served(asked or default, release)
+        else:
+            present = frozenset(entry["name"] for entry in await self.pool.tags())
+            served = resolve(asked, table, present, default)
+        principal.require_model(served.logical)
+        return served
 
-    async def models(self) -> list[dict[str, Any]]:
-        """What may be asked for: each served model under its own name, and its releases by their tags.
+    def table(self, principal: Principal) -> dict[str, str]:
+        """The models that the caller may use, and the releases that answer for them."""
+        allowed = principal.models
+        return {model: release for model, release in self.traffic.table.items() if not allowed or model in allowed}
+
+    async def models(self, principal: Principal) -> list[dict[str, Any]]:
+        """What the caller may ask for: each served model under its own name, and its releases by their tags.
 
         Entries in the form of `/api/tags`.
         """
-        table = self.traffic.table
+        table = self.table(principal)
         there = {entry["name"]: entry for entry in await self.pool.tags()}
         own = [
             there[release] | {"name": f"{model}:latest", "model": f"{model}:latest"}
@@ -138,5 +159,5 @@ class Gateway:
 
     @staticmethod
     def _headers(record: RequestRecord, served: Served) -> dict[str, str]:
-        record.model, record.release = served.release.partition(":")[0], served.release
+        record.model, record.release = served.logical, served.release
         return {"x-ramsey-release": served.release}

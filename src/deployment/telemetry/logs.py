@@ -27,7 +27,7 @@ def configure_logging(settings: LogSettings, *, readable: bool = False) -> None:
         processors=[*_SHARED, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_Lines,
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # set up again (tests, reload), a cached logger would keep the old level
     )
     handler = _StdoutHandler()
     handler.setFormatter(

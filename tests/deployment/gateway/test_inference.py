@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 
+from deployment.access import Sizes
 from deployment.errors import InvalidRequest, ModelNotFound, PayloadTooLarge
-from deployment.gateway.inference import LOAD_OPTIONS, Inference, Served, resolve, to_call
+from deployment.gateway.inference import LOAD_OPTIONS, Bounds, Inference, Served, most_tokens, resolve, to_call
 from deployment.settings import ModelSettings
 
 SERVED = {"ramsey-model": "ramsey-model:v1.1"}
+ANY_SIZE = Sizes()
 PRESENT = frozenset({"ramsey-model:v1.0", "ramsey-model:v1.1", "secret:v9"})
 
 
@@ -46,9 +48,12 @@ def test_a_name_that_would_leave_for_the_cloud_is_refused(asked: str) -> None:
         resolve(asked, SERVED, PRESENT, "ramsey-model")
 
 
-def call_of(body: dict[str, Any], stream: bool = False, **settings: Any) -> tuple[dict[str, Any], list[str]]:
+def call_of(
+    body: dict[str, Any], stream: bool = False, sizes: Sizes = ANY_SIZE, **settings: Any
+) -> tuple[dict[str, Any], list[str]]:
     inference = Inference("/api/generate", None, body, stream)
-    call, ignored = to_call(inference, "ramsey-model:v1.1", ModelSettings(**settings), tenant="t", session=None)
+    bounds = Bounds.of(ModelSettings(**settings), sizes)
+    call, ignored = to_call(inference, "ramsey-model:v1.1", bounds, tenant="t", session=None)
     return call.body, ignored
 
 
@@ -90,3 +95,25 @@ def test_everything_that_the_model_reads_counts_as_prompt(body: dict[str, Any]) 
     with pytest.raises(PayloadTooLarge, match="11 characters"):
         call_of(body, max_prompt_chars=10)
     call_of(body, max_prompt_chars=11)
+
+
+def test_the_caller_s_own_bounds_hold_where_they_are_narrower() -> None:
+    with pytest.raises(PayloadTooLarge):
+        call_of({"prompt": "x" * 6}, sizes=Sizes(max_prompt_chars=5), max_prompt_chars=10)
+    body, _ = call_of({"prompt": "x"}, sizes=Sizes(max_output_tokens=7), max_tokens=100)
+    assert body["options"]["num_predict"] == 7, "also without a wish"
+    body, _ = call_of({"prompt": "x", "options": {"num_predict": 3}}, sizes=Sizes(max_output_tokens=7))
+    assert body["options"]["num_predict"] == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "least"),
+    [
+        ({"prompt": "x" * 100, "options": {"num_predict": 50}}, 150),
+        ({"prompt": "数" * 100, "options": {"num_predict": 0}}, 300),
+        ({"messages": [{"content": "x" * 10}, {"content": None}], "options": {}}, 10 + 1000),
+        ({"input": ["a" * 5, "b" * 5]}, 10),
+    ],
+)
+def test_what_is_reserved_is_never_less_than_what_can_be_used(body: dict[str, Any], least: int) -> None:
+    assert most_tokens(body, default_output=1000 if "options" in body else 0) >= least

@@ -1,0 +1,112 @@
+"""The admin API of the pool's nodes."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from deployment.access import AdminRoute, Authenticator, Needs, Permission
+from deployment.engines import EnginePool, NodeSpec, NodeView
+
+_DRAIN_LIMIT_S = 3600.0
+
+
+class NodeIn(BaseModel):
+    """A node to take into the pool."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$", examples=["gpu-1"])
+    url: str = Field(pattern=r"^https?://[^\s/?#@]+$", max_length=300, examples=["http://10.0.0.5:11434"])
+    slots: int = Field(ge=1, le=256, description="Its OLLAMA_NUM_PARALLEL.")
+    weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False, description="Its share, in the policy weighted.")
+    labels: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=64)]] = Field(
+        {}, max_length=32, examples=[{"region": "eu", "hardware": "a100"}]
+    )
+
+
+class DrainIn(BaseModel):
+    """Whether a node is drained."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    draining: bool = Field(True, description="false takes a drain back.")
+    wait_seconds: float = Field(
+        0.0, ge=0, le=_DRAIN_LIMIT_S, allow_inf_nan=False, description="How long to wait until nothing is in flight."
+    )
+
+
+class ReleaseOut(BaseModel):
+    """One release on a node. Times in seconds."""
+
+    release: str
+    in_flight: int
+    present: bool | None
+    loaded: bool
+    expected_ttft_s: float | None
+    service_s: float | None
+    load_s: float | None
+
+
+class NodeOut(BaseModel):
+    """A node as it is now."""
+
+    name: str
+    url: str
+    state: str = Field(description="unknown, healthy, unhealthy, open (taken out by its breaker) or draining.")
+    slots: int
+    share: int = Field(description="Slots that this gateway may use now.")
+    weight: float
+    labels: dict[str, str]
+    source: str = Field(description="settings, dns or admin: who added it.")
+    in_flight: int
+    version: str | None
+    checked_at: datetime | None
+    problem: str | None
+    retry_in_s: float | None
+    releases: list[ReleaseOut]
+
+
+def node_routes(pool: EnginePool, authenticator: Authenticator) -> APIRouter:
+    """`/admin/nodes`. What is changed here outlives a restart."""
+    router = APIRouter(prefix="/admin/nodes", tags=["nodes"], route_class=AdminRoute)
+    read = Depends(Needs(Permission.NODES_READ, authenticator))
+    write = Depends(Needs(Permission.NODES_WRITE, authenticator))
+
+    @router.get("", dependencies=[read], summary="List the nodes")
+    async def listed() -> list[NodeOut]:
+        """Every node, with what is known of it."""
+        return [_out(view) for view in pool.view()]
+
+    @router.get("/{name}", dependencies=[read], summary="Show a node")
+    async def shown(name: str) -> NodeOut:
+        """One node. 404 where there is none of that name."""
+        return _out(pool.show(name))
+
+    @router.post("", status_code=201, dependencies=[write], summary="Add a node")
+    async def add(body: NodeIn) -> NodeOut:
+        """It takes work once its first check went well."""
+        spec = NodeSpec(body.name, body.url.rstrip("/"), body.slots, body.weight, dict(body.labels), "admin")
+        return _out(await pool.add(spec))
+
+    @router.post("/{name}/drain", dependencies=[write], summary="Drain a node")
+    async def drain(name: str, body: DrainIn) -> NodeOut:
+        """It takes no new work, and its streams go on to their end. Waits as long as it is told to."""
+        view = await pool.drain(name, draining=body.draining)
+        if body.draining and body.wait_seconds:
+            await pool.drained(name, body.wait_seconds)
+            view = pool.show(name)
+        return _out(view)
+
+    @router.delete("/{name}", status_code=204, dependencies=[write], summary="Remove a node")
+    async def remove(name: str) -> None:
+        """Takes it out at once; what runs on it is cut, so drain it first."""
+        await pool.remove(name)
+
+    return router
+
+
+def _out(view: NodeView) -> NodeOut:
+    return NodeOut.model_validate(asdict(view))
