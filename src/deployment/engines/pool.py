@@ -196,8 +196,13 @@ class EnginePool:
         return self.show(spec.name)
 
     async def drain(self, name: str, *, draining: bool = True) -> NodeView:
-        """Give a node no new work; its streams go on to their end. `draining=False` takes that back."""
-        self._node(name)
+        """Give a node no new work; its streams go on to their end.
+
+        `draining=False` takes that back, after a look at the node: it may have been restarted meanwhile.
+        """
+        node = self._node(name)
+        if not draining:
+            await self._health.check(node, at_once=True)
         await self._change(self._membership.with_draining(name, draining))
         return self.show(name)
 

@@ -241,6 +241,18 @@ async def test_draining_lets_streams_end_and_takes_no_new_work(pool_over: MakePo
         assert states(pool) == {"a": NodeState.DRAINING, "b": NodeState.HEALTHY}
 
 
+async def test_a_node_that_was_restarted_while_drained_is_loaded_before_it_is_used(pool_over: MakePool) -> None:
+    async with FakeNode(load_s=0.2) as node, pool_over([node], health_interval=60.0) as pool:
+        await pool.drain("a")
+        node.scheduler.runners.clear()
+        await pool.drain("a", draining=False)
+        call = asyncio.create_task(ask(pool, chat()))
+        await asyncio.sleep(0.05)
+        await cancelled(call)
+        assert await ask(pool, chat()) == "a"
+        assert (node.stats()["loads"], node.stats()["load_aborts"]) == (2, 0)
+
+
 async def test_with_all_nodes_drained_requests_wait_for_one(pool_over: MakePool) -> None:
     async with FakeNode() as node, pool_over([node]) as pool:
         await pool.drain("a")
