@@ -178,6 +178,13 @@ class DatabaseUnavailable(RamseyError):
     status = 503
 
 
+class ProviderUnavailable(RamseyError):
+    """A token cannot be checked now, for its issuer's keys are not here."""
+
+    code = "identity_provider_unavailable"
+    status = 503
+
+
 class ConfigurationError(RamseyError):
     """A setting, file or command is wrong; nothing was started or changed."""
 

@@ -272,10 +272,32 @@ class ApiKey(Section):
     )
 
 
+class OidcProvider(Section):
+    """An OpenID Connect provider whose access tokens are accepted."""
+
+    issuer: str = Field(
+        pattern=r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/])",
+        description="The provider's issuer URL, as its tokens say it.",
+    )
+    audience: tuple[str, ...] = Field(min_length=1, description="A token must be for one of these.")
+    algorithms: tuple[
+        Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...
+    ] = Field(("RS256", "PS256", "ES256", "EdDSA"), min_length=1, description="How a token may be signed.")
+    leeway_seconds: int = Field(60, ge=0, le=300, description="How far clocks may differ, in seconds.")
+    tenant: str = Field("default", max_length=64, description="The tenant of its callers, without a tenant_claim.")
+    tenant_claim: str | None = Field(None, description="The claim that names the tenant; dots reach into objects.")
+    roles: tuple[str, ...] = Field(("user",), description="Roles of everybody with a valid token.")
+    roles_claim: str = Field("roles", description="The claim that lists roles or groups; dots reach into objects.")
+    role_map: dict[str, str] = Field(
+        default_factory=dict, description="From an entry of roles_claim to a role here; others give nothing."
+    )
+
+
 class AccessSettings(Section):
     """Who may call."""
 
     keys: tuple[ApiKey, ...] = Field((), description="The keys that may call.")
+    oidc: tuple[OidcProvider, ...] = Field((), description="Providers whose access tokens are accepted.")
     cors_origins: tuple[str, ...] = Field((), description="Web origins whose pages may call; none by default.")
     offline_seconds: Seconds = Field(
         3600.0,
@@ -284,6 +306,8 @@ class AccessSettings(Section):
 
     @model_validator(mode="after")
     def _each_key_once(self) -> Self:
+        if len({provider.issuer for provider in self.oidc}) < len(self.oidc):
+            raise ValueError("two OpenID Connect providers have the same issuer")
         for what in ("name", "sha256"):
             values = [getattr(key, what) for key in self.keys]
             if repeated := {value for value in values if values.count(value) > 1}:

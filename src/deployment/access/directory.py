@@ -1,7 +1,7 @@
 """Who is known, in memory: what the authenticator reads. Changes come in from the store."""
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -35,6 +35,8 @@ class Directory:
         self._entries: dict[str, Entry] = {}
         self._own_roles: Mapping[str, frozenset[Permission]] = {}
         self._disabled: frozenset[str] = frozenset()
+        self.tenants: frozenset[str] = frozenset({"default"})
+        """The enabled ones."""
         self.limits: Mapping[tuple[str, str], LimitSet] = {}
         """Stored limits by scope and subject."""
 
@@ -51,6 +53,7 @@ class Directory:
         """Take in what is new. Once this returns, a revoked key is nobody."""
         own_roles = {role.name: role.permissions for role in changes.roles}
         disabled = frozenset(tenant.id for tenant in changes.tenants if tenant.disabled_at is not None)
+        self.tenants = frozenset(tenant.id for tenant in changes.tenants) - disabled
         if changes.version < self.version:
             self._records.clear()
             self._entries.clear()
@@ -66,6 +69,10 @@ class Directory:
         self.limits = {(stored.scope, stored.subject): stored.limits for stored in changes.limits}
         self.version = changes.version
 
+    def permitted(self, roles: Iterable[str], scopes: Iterable[str]) -> frozenset[Permission]:
+        """What roles allow within scopes, own roles included."""
+        return permitted(roles, scopes, self._own_roles)
+
     def _entry(self, key: KeyRecord) -> Entry:
         principal = Principal(
             id=key.public_id,
@@ -74,7 +81,7 @@ class Directory:
             roles=frozenset(key.roles),
             scopes=frozenset(key.scopes),
             key_hash=key.sha256[:12],
-            permissions=permitted(key.roles, key.scopes, self._own_roles),
+            permissions=self.permitted(key.roles, key.scopes),
             models=frozenset(key.models),
         )
         networks = tuple(ipaddress.ip_network(network) for network in key.networks)

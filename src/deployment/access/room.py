@@ -10,6 +10,7 @@ from deployment.access.directory import Directory
 from deployment.access.limits import Limits, MemoryCounters, RuleBook, SharedCounters
 from deployment.access.limits.keeper import BudgetKeeper
 from deployment.access.limits.store import SpendingStore
+from deployment.access.oidc import Provider, TokenAuthenticator
 from deployment.access.routes import admin_routes
 from deployment.access.service import AccessService
 from deployment.access.store import AccessStore
@@ -24,7 +25,11 @@ class Access:
 
     def __init__(self, settings: Settings, database: Database, clock: Clock) -> None:
         directory, store = Directory(), AccessStore(database)
-        self.authenticator = Authenticator(settings.access, settings.profile, clock, directory)
+        self._providers = [Provider(provider, clock) for provider in settings.access.oidc]
+        tokens = TokenAuthenticator(self._providers, directory, clock, settings.access.offline_seconds)
+        self.authenticator = Authenticator(
+            settings.access, settings.profile, clock, directory, tokens if self._providers else None
+        )
         self._sync = Sync(database.upgrade, store, directory, self.authenticator, clock)
         self.service = AccessService(store, clock, self._sync.refresh)
         self._counters = _counters(settings, clock)
@@ -36,7 +41,8 @@ class Access:
     def problems(self) -> list[str]:
         """What the room does without now, for /health; empty when all is well."""
         alone = self._counters.problem if isinstance(self._counters, SharedCounters) else None
-        return [problem for problem in (self._sync.problem, alone) if problem is not None]
+        problems = [self._sync.problem, alone, *(provider.problem for provider in self._providers)]
+        return [problem for problem in problems if problem is not None]
 
     def routes(self) -> APIRouter:
         """The admin API of keys, tenants and roles."""
@@ -49,6 +55,8 @@ class Access:
             if isinstance(self._counters, SharedCounters):
                 stack.push_async_callback(self._counters.close)
             await stack.enter_async_context(self._sync.running())
+            for provider in self._providers:
+                await stack.enter_async_context(provider.running())
             if isinstance(self._counters, MemoryCounters):
                 keeper = BudgetKeeper(self._counters, self._spending, self._clock)
                 await stack.enter_async_context(keeper.running())

@@ -1,0 +1,79 @@
+"""An issuer of tokens that publishes its keys over HTTP, and signs whatever a test wants signed."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+from joserfc import jwt
+from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
+
+AUDIENCE = "https://llm.example"
+
+
+class TokenIssuer:
+    """`keys` are those it signs with, `published` the documents it shows; a test changes either."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.keys: dict[str, Key] = {}
+        self.published: list[dict[str, Any]] = []
+        self.says_it_is = url
+        self.down = False
+        self.asked = 0
+        self.add("rsa", RSAKey.generate_key(2048))
+
+    def add(self, key_id: str, key: Key) -> None:
+        """Sign with a new key, and publish it."""
+        self.keys[key_id] = key
+        self.published.append({**key.as_dict(private=False), "kid": key_id, "use": "sig"})
+
+    def sign(self, claims: dict[str, Any], key: str | Key = "rsa", algorithm: str = "RS256", **header: Any) -> str:
+        """A token of these claims."""
+        signing = self.keys[key] if isinstance(key, str) else key
+        named = {"kid": key} if isinstance(key, str) else {}
+        return jwt.encode({"alg": algorithm, **named, **header}, claims, signing, algorithms=[algorithm])
+
+
+def ec_key() -> ECKey:
+    """A new key for ES256."""
+    return ECKey.generate_key("P-256")
+
+
+def ed_key() -> OKPKey:
+    """A new key for EdDSA."""
+    return OKPKey.generate_key("Ed25519")
+
+
+def secret_key(secret: bytes) -> OctKey:
+    """A key for HMAC."""
+    return OctKey.import_key(secret)
+
+
+@asynccontextmanager
+async def token_issuer() -> AsyncIterator[TokenIssuer]:
+    """Start one on a free port, and stop it at the end."""
+    issuer: TokenIssuer
+
+    async def discovery(_request: web.Request) -> web.Response:
+        issuer.asked += 1
+        if issuer.down:
+            return web.Response(status=503)
+        return web.json_response({"issuer": issuer.says_it_is, "jwks_uri": f"{issuer.url}/keys"})
+
+    async def keys(_request: web.Request) -> web.Response:
+        return web.json_response({"keys": issuer.published})
+
+    app = web.Application()
+    app.router.add_get("/.well-known/openid-configuration", discovery)
+    app.router.add_get("/keys", keys)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    issuer = TokenIssuer(f"http://{host}:{port}")
+    try:
+        yield issuer
+    finally:
+        await runner.cleanup()
