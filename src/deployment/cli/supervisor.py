@@ -1,18 +1,13 @@
 """What `ramsey up` does: engine, model, gateway, one after the other; then wait, and take all of it down again."""
 
 import asyncio
-import contextlib
 import os
 import shutil
-import signal
 import socket
 import sys
 import time
-from asyncio.subprocess import DEVNULL, STDOUT, Process
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +16,16 @@ import structlog
 from deployment import __version__
 from deployment.cli.claim import Claim, Running, claimed
 from deployment.cli.gateway import Gateway, address
+from deployment.cli.gateway_process import GatewayProcess, Interrupts, ending_of, first_of, gateway_process
 from deployment.cli.output import Phases, print_json
 from deployment.clock import SystemClock
-from deployment.engines import RunningEngine, launch, tethered
+from deployment.engines import RunningEngine, launch
 from deployment.errors import RamseyError, StartupError
 from deployment.ollama_client import OllamaClient
 from deployment.releases import Release, check_model, deploy
 from deployment.settings import Settings, api_key, environment
 
-_POLL_S = 0.05
-_READY_S = 120.0
-_AFTER_DRAIN_S = 10.0
 _ASK_S = 180.0
-_LAST_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -45,22 +37,6 @@ class Options:
     logs: bool = False
     as_json: bool = False
     detached: bool = False
-
-
-@dataclass
-class Interrupts:
-    """Ctrl-C, SIGTERM or a closed terminal: once to stop well, twice to stop now."""
-
-    once: asyncio.Event = field(default_factory=asyncio.Event)
-    twice: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def listen(self) -> None:
-        """Take the signals."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
-
-    def _on_signal(self) -> None:
-        (self.twice if self.once.is_set() else self.once).set()
 
 
 async def run(settings: Settings, options: Options) -> int:
@@ -82,7 +58,7 @@ async def run(settings: Settings, options: Options) -> int:
         check_model(settings)
         async with AsyncExitStack() as stack:
             starting = asyncio.create_task(_start(settings, options, stack, phases, interrupts))
-            if await _first(starting, interrupts.once.wait()):
+            if await first_of(starting, interrupts.once.wait()):
                 gateway, running = starting.result()
                 await _serve(gateway, replace(running, since=since), claim, settings, options, phases, interrupts)
                 phases.say("\nStopping: streams in flight may end. Ctrl-C again stops at once.")
@@ -92,7 +68,7 @@ async def run(settings: Settings, options: Options) -> int:
 
 
 async def _serve(
-    gateway: "_Gateway",
+    gateway: GatewayProcess,
     running: Running,
     claim: Claim,
     settings: Settings,
@@ -106,16 +82,16 @@ async def _serve(
     _welcome(settings, running.url, answer, phases, detached=options.detached)
     claim.announce(replace(running, detached=options.detached))
     died = asyncio.create_task(gateway.process.wait())
-    if await _first(died, interrupts.once.wait()):
+    if await first_of(died, interrupts.once.wait()):
         raise StartupError(
-            f"The gateway ended by itself ({_ending(died.result())}). {gateway.last_lines()}".strip(),
+            f"The gateway ended by itself ({ending_of(died.result())}). {gateway.last_lines()}".strip(),
             hint="Everything was stopped. Start it again: ramsey up",
         )
 
 
 async def _start(
     settings: Settings, options: Options, stack: AsyncExitStack, phases: Phases, interrupts: Interrupts
-) -> tuple["_Gateway", Running]:
+) -> tuple[GatewayProcess, Running]:
     phases.say(
         f"[bold]Ramsey {__version__}[/bold]  [dim]{settings.profile.value}, state in {settings.data_dir}[/dim]\n"
     )
@@ -136,7 +112,9 @@ async def _start(
                 release = await _deploy(url, settings)
                 phase.detail = release.name
     with phases.phase("Gateway") as phase:
-        gateway = await stack.enter_async_context(_gateway(settings, options, engine, interrupts))
+        variables = _variables(settings, options, engine)
+        child = gateway_process(settings, variables, interrupts, logs=options.logs)
+        gateway = await stack.enter_async_context(child)
         await gateway.until_ready()
         phase.detail = gateway.url
     return gateway, Running(os.getpid(), "", gateway.url, described, release.name if release else "")
@@ -145,72 +123,6 @@ async def _start(
 async def _deploy(url: str, settings: Settings) -> Release:
     async with OllamaClient(url) as client:
         return await deploy(client, settings)
-
-
-# --- the gateway's process -------------------------------------------------------------------------------
-
-
-class _Gateway:
-    """`python src/deployment/api.py` as a child, at `url`."""
-
-    def __init__(self, process: Process, url: str, log: Path | None) -> None:
-        self.process = process
-        self.url = url
-        self._log = log
-        self._begin = 0
-
-    async def until_ready(self) -> None:
-        """Wait until it takes work. Raises StartupError with its last words when it ends instead."""
-        gateway = Gateway(self.url, timeout_s=5.0)
-        loop = asyncio.get_running_loop()
-        end = loop.time() + _READY_S
-        reason = ""
-        while loop.time() < end:
-            if self.process.returncode is not None:
-                raise StartupError(f"The gateway ended while it started. {self.last_lines()}".strip())
-            with contextlib.suppress(RamseyError):
-                status, told = await asyncio.to_thread(gateway.status, "/health/ready")
-                if status == 200:
-                    return
-                reason = str(told.get("reason", ""))
-            await asyncio.sleep(_POLL_S)
-        raise StartupError(f"The gateway is not ready after {_READY_S:g} s. {reason}".strip())
-
-    def last_lines(self) -> str:
-        """The end of its log."""
-        if self._log is None:
-            return ""
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        return f"It said: {' / '.join(lines[-_LAST_LINES:])}" if lines else "It said nothing."
-
-
-@asynccontextmanager
-async def _gateway(
-    settings: Settings, options: Options, engine: RunningEngine | None, interrupts: Interrupts
-) -> AsyncIterator[_Gateway]:
-    spec = find_spec("deployment.api")
-    if spec is None or spec.origin is None:
-        raise StartupError("The gateway's program is missing.", hint="Install Ramsey again.")
-    variables = _variables(settings, options, engine)
-    log = None if options.logs else settings.data_dir / "logs" / "gateway.log"
-    with contextlib.ExitStack() as files:
-        output = None
-        if log:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            output = files.enter_context(log.open("wb"))
-        process = await asyncio.create_subprocess_exec(
-            *tethered((sys.executable, spec.origin), variables),
-            env=variables,
-            stdin=DEVNULL,
-            stdout=output,
-            stderr=STDOUT if output else None,
-            start_new_session=True,  # Ctrl-C comes to us alone, and we end it in order
-        )
-    url = address(settings.server.host, settings.server.port)
-    try:
-        yield _Gateway(process, url, log)
-    finally:
-        await _stop(process, settings, interrupts)
 
 
 def _variables(settings: Settings, options: Options, engine: RunningEngine | None) -> dict[str, str]:
@@ -226,35 +138,7 @@ def _variables(settings: Settings, options: Options, engine: RunningEngine | Non
     return variables
 
 
-async def _stop(process: Process, settings: Settings, interrupts: Interrupts) -> None:
-    if process.returncode is None:
-        process.terminate()
-        limit = settings.server.drain_seconds + settings.server.drain_notice_seconds + _AFTER_DRAIN_S
-        ended = asyncio.create_task(process.wait())
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(_first(ended, interrupts.twice.wait()), limit)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
-
-
 # --- small things ----------------------------------------------------------------------------------------
-
-
-async def _first(task: "asyncio.Task[Any]", other: Any) -> bool:
-    """Wait for either; whether it was the task, whose error is raised. The loser is cancelled."""
-    rival = asyncio.ensure_future(other)
-    try:
-        await asyncio.wait({task, rival}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
-            return True
-        return False
-    finally:
-        for each in (task, rival):
-            each.cancel()
-            with contextlib.suppress(asyncio.CancelledError, RamseyError):
-                await each
 
 
 def _with_port(settings: Settings) -> Settings:
@@ -330,7 +214,3 @@ def _program() -> str:
         return "ramsey"
     here = Path(sys.executable).with_name("ramsey")
     return str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else str(here)
-
-
-def _ending(status: int) -> str:
-    return signal.Signals(-status).name if status < 0 else f"status {status}"
