@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test check format lock bench clean
+.PHONY: help setup up down test check format docs lock bench clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ bench: $(VENV)/.ready ## measure beside LiteLLM, Portkey and nginx; BENCH="reque
 format: $(VENV)/.ready-dev ## rewrite the code in the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.ready ## renew docs/configuration.md from the settings
+	$(BIN)/ramsey config docs --markdown > docs/configuration.md
 
 lock: ## renew the pinned requirements from pyproject.toml
 	@scripts/lock
