@@ -423,10 +423,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _authentication_outside_development(self) -> Self:
-        if self.profile is not Profile.DEVELOPMENT and not self.access.keys:
+        if self.profile is not Profile.DEVELOPMENT and not (self.access.keys or self.access.oidc):
             raise ValueError(
                 f"the profile {self.profile.value} needs authentication: add a key under [[access.keys]] "
-                "(`ramsey keys create --name NAME` makes one)"
+                "(`ramsey keys create --name NAME` makes one) or a provider under [[access.oidc]]"
             )
         return self
 
