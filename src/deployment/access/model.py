@@ -28,6 +28,9 @@ class Principal:
     """What the roles allow within the scopes."""
     models: frozenset[str] = frozenset()
     """The models that may be asked; empty for all."""
+    source: str = ""
+    request_id: str = ""
+    """Address and id of an administrative request, for the record; empty elsewhere."""
 
     def require(self, permission: Permission) -> None:
         """Raise Forbidden, naming what is missing, unless this may be done."""

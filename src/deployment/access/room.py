@@ -5,6 +5,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import APIRouter
 
+from deployment.access.audit import AuditStore
+from deployment.access.audit_routes import add_audit_routes
 from deployment.access.authentication import Authenticator
 from deployment.access.directory import Directory
 from deployment.access.limits import Limits, MemoryCounters, RuleBook, SharedCounters
@@ -31,7 +33,7 @@ class Access:
             settings.access, settings.profile, clock, directory, tokens if self._providers else None
         )
         self._sync = Sync(database.upgrade, store, directory, self.authenticator, clock)
-        self.service = AccessService(store, clock, self._sync.refresh)
+        self.service = AccessService(store, AuditStore(database), clock, self._sync.refresh)
         self._counters = _counters(settings, clock)
         book = RuleBook(settings.limits, clock, directory)
         self.limits = Limits(book, self._counters, settings.limits.budget_alert)
@@ -45,8 +47,10 @@ class Access:
         return [problem for problem in problems if problem is not None]
 
     def routes(self) -> APIRouter:
-        """The admin API of keys, tenants and roles."""
-        return admin_routes(self.service, self.authenticator)
+        """The admin API of keys, tenants, roles, limits and the audit record."""
+        router = admin_routes(self.service, self.authenticator)
+        add_audit_routes(router, self.service, self.authenticator)
+        return router
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

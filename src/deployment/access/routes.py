@@ -1,6 +1,7 @@
 """The admin API of access. Each route's signature says which permission it needs."""
 
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -26,10 +27,12 @@ class Needs:
         self._authenticator = authenticator
 
     async def __call__(self, request: Request) -> Principal:
-        """The principal. Raises Unauthenticated or Forbidden."""
+        """The principal, with what the record says of a request. Raises Unauthenticated or Forbidden."""
         caller = self._authenticator.authenticate(request.scope)
         caller.require(self.permission)
-        return caller
+        source = request.client.host if request.client is not None else ""
+        request_id = getattr(getattr(request.state, "record", None), "request_id", "")
+        return replace(caller, source=source[:64], request_id=request_id[:128])
 
 
 def declared_permission(route: object) -> Permission | None:

@@ -4,7 +4,9 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
+from deployment.access.audit import Act, AuditEntry, AuditStore, ChainReport
 from deployment.access.grants import (
     KeyWish,
     OwnRoles,
@@ -49,8 +51,11 @@ class CreatedKey:
 class AccessService:
     """What administrators do."""
 
-    def __init__(self, store: AccessStore, clock: Clock, refresh: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, store: AccessStore, audit: AuditStore, clock: Clock, refresh: Callable[[], Awaitable[None]]
+    ) -> None:
         self._store = store
+        self._audit = audit
         self._clock = clock
         self._refresh = refresh
 
@@ -76,7 +81,7 @@ class AccessService:
             replaced_by=None,
             last_used_at=None,
         )
-        await self._store.add_key(record)
+        await self._store.add_key(self._act(actor, "key.create", record.public_id, after=_facts(record)), record)
         await self._refresh()
         return CreatedKey(record, new)
 
@@ -122,15 +127,16 @@ class AccessService:
             last_used_at=None,
         )
         end = min(now + overlap, old.expires_at or datetime.max.replace(tzinfo=now.tzinfo))
-        if not await self._store.replace_key(replace(old, expires_at=end), successor):
+        act = self._act(actor, "key.rotate", public_id, after={"successor": new.public_id, "ends": end.isoformat()})
+        if not await self._store.replace_key(act, replace(old, expires_at=end), successor):
             raise Conflict(f"The key {public_id} was rotated or revoked by somebody else just now.")
         await self._refresh()
         return CreatedKey(successor, new)
 
     async def revoke_key(self, actor: Principal, public_id: str) -> KeyRecord:
         """End a key, here at once and in every process within a second. Twice is as good as once."""
-        await self.key(actor, public_id)
-        await self._store.revoke_key(public_id, self._clock.now())
+        before = _facts(await self.key(actor, public_id))
+        await self._store.revoke_key(self._act(actor, "key.revoke", public_id, before=before), public_id)
         await self._refresh()
         return await self.key(actor, public_id)
 
@@ -146,7 +152,7 @@ class AccessService:
         _check_id(tenant_id, "tenant's id")
         check_name(name)
         tenant = Tenant(tenant_id, name, self._clock.now(), None)
-        if not await self._store.add_tenant(tenant):
+        if not await self._store.add_tenant(self._act(actor, "tenant.create", tenant_id, after={"name": name}), tenant):
             raise Conflict(f"There is a tenant {tenant_id} already.")
         await self._refresh()
         return tenant
@@ -156,7 +162,8 @@ class AccessService:
         actor.require(Permission.TENANTS_ALL)
         if not enabled and tenant_id == actor.tenant:
             raise Conflict("That is your own tenant: you would lock yourself out.")
-        if not await self._store.set_tenant_disabled(tenant_id, None if enabled else self._clock.now()):
+        act = self._act(actor, "tenant.enable" if enabled else "tenant.disable", tenant_id)
+        if not await self._store.set_tenant_disabled(act, tenant_id, None if enabled else act.at):
             raise NotFound(f"There is no tenant {tenant_id[:64]!r}.", hint="`ramsey tenants list` shows them.")
         await self._refresh()
 
@@ -173,7 +180,9 @@ class AccessService:
             raise Conflict(f"{name} is built in and cannot be changed.", hint="Give your role another name.")
         role = Role(name, check_permissions(permissions))
         check_grant(actor, role.permissions)
-        await self._store.put_role(role, self._clock.now())
+        before = sorted((await self._own_roles()).get(name, ()))
+        act = self._act(actor, "role.put", name, before=before, after=sorted(role.permissions))
+        await self._store.put_role(act, role)
         await self._refresh()
         return role
 
@@ -182,7 +191,8 @@ class AccessService:
         actor.require(Permission.TENANTS_ALL)
         if name in BUILT_IN_ROLES:
             raise Conflict(f"{name} is built in and cannot be deleted.")
-        if not await self._store.delete_role(name):
+        before = sorted((await self._own_roles()).get(name, ()))
+        if not await self._store.delete_role(self._act(actor, "role.delete", name, before=before), name):
             raise NotFound(f"There is no role {name[:64]!r}.", hint="`ramsey roles list` shows them.")
         await self._refresh()
 
@@ -195,16 +205,39 @@ class AccessService:
         """Give a key, tenant or model limits of its own, in place of all of the settings' for its kind."""
         await self._check_limits(actor, scope, subject)
         stored = StoredLimits(scope, subject, limits)
-        await self._store.put_limits(stored)
+        after = limits.model_dump(exclude_none=True)
+        act = self._act(
+            actor, "limits.put", f"{scope}/{subject}", before=await self._limits_of(scope, subject), after=after
+        )
+        await self._store.put_limits(act, stored)
         await self._refresh()
         return stored
 
     async def delete_limits(self, actor: Principal, scope: str, subject: str) -> None:
         """Go back to the settings' limits."""
         await self._check_limits(actor, scope, subject)
-        if not await self._store.delete_limits(scope, subject):
+        before = await self._limits_of(scope, subject)
+        act = self._act(actor, "limits.delete", f"{scope}/{subject}", before=before)
+        if not await self._store.delete_limits(act, scope, subject):
             raise NotFound(f"The {scope} {subject[:64]!r} has no limits of its own.")
         await self._refresh()
+
+    async def audit(self, actor: Principal, before: int | None = None, limit: int = 100) -> list[AuditEntry]:
+        """What administrators of the actor's tenant (or of all) did, the newest first."""
+        everywhere = Permission.TENANTS_ALL in actor.permissions
+        return await self._audit.entries(None if everywhere else actor.tenant, before, limit)
+
+    async def verify_audit(self, actor: Principal) -> ChainReport:
+        """Whether the record is whole."""
+        actor.require(Permission.TENANTS_ALL)
+        return await self._audit.verify()
+
+    def _act(self, actor: Principal, action: str, subject: str, **detail: Any) -> Act:
+        return Act(self._clock.now(), actor, action, subject, detail)
+
+    async def _limits_of(self, scope: str, subject: str) -> dict[str, int]:
+        stored = [one for one in await self._store.limits(None) if (one.scope, one.subject) == (scope, subject)]
+        return stored[0].limits.model_dump(exclude_none=True) if stored else {}
 
     async def _check_limits(self, actor: Principal, scope: str, subject: str) -> None:
         """A tenant's own administrators limit its keys; what limits the tenant is not theirs to change."""
@@ -221,6 +254,13 @@ class AccessService:
 
     async def _own_roles(self) -> OwnRoles:
         return {role.name: role.permissions for role in await self._store.roles()}
+
+
+def _facts(key: KeyRecord) -> dict[str, Any]:
+    """What the record says of a key."""
+    expires_at = key.expires_at.isoformat() if key.expires_at is not None else None
+    shown = ("name", "tenant", "roles", "scopes", "models", "networks")
+    return {name: getattr(key, name) for name in shown} | {"expires_at": expires_at}
 
 
 def _check_id(value: str, what: str) -> None:

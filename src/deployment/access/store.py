@@ -1,7 +1,8 @@
 """Keys, tenants and roles in the database. Each change raises one version, which other processes watch."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import datetime
 from functools import lru_cache
@@ -10,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from deployment.access.audit import Act, append
 from deployment.access.model import Changes, KeyRecord, Role, StoredLimits, Tenant
 from deployment.access.permissions import Permission
 from deployment.database import Database, Moment, metadata
@@ -66,6 +68,12 @@ _PAGE = 2000
 _KEY_COLUMNS = [column for column in _keys.c if column.name != "version"]
 
 
+class _Nothing(Exception):
+    """There was nothing to change; the transaction is undone."""
+
+    done = True
+
+
 class AccessStore:
     """The only SQL for its tables."""
 
@@ -88,35 +96,35 @@ class AccessStore:
                 limits=tuple(await self._stored_limits(connection, sa.select(_limits))),
             )
 
-    async def add_key(self, key: KeyRecord) -> None:
+    async def add_key(self, act: Act, key: KeyRecord) -> None:
         """Keep a new key."""
         async with self._database.write() as connection:
-            await self._insert(connection, key, await _raise_version(connection))
+            await self._insert(connection, key, await _change(connection, act))
 
-    async def replace_key(self, old: KeyRecord, new: KeyRecord) -> bool:
+    async def replace_key(self, act: Act, old: KeyRecord, new: KeyRecord) -> bool:
         """Keep a key's successor and the old one's last day, both or neither.
 
         False, and nothing kept, when the old one was replaced or revoked in the meantime.
         """
-        async with self._database.write() as connection:
-            version = await _raise_version(connection)
-            ended = await connection.execute(
-                sa.update(_keys)
-                .where(_keys.c.public_id == old.public_id, _keys.c.replaced_by.is_(None), _keys.c.revoked_at.is_(None))
-                .values(expires_at=old.expires_at, replaced_by=new.public_id, version=version)
-            )
-            if ended.rowcount:
-                await self._insert(connection, new, version)
-            return ended.rowcount > 0
+        untouched = sa.and_(
+            _keys.c.public_id == old.public_id, _keys.c.replaced_by.is_(None), _keys.c.revoked_at.is_(None)
+        )
+        async with self._all_or_nothing() as (connection, nothing):
+            version = await _change(connection, act)
+            values = {"expires_at": old.expires_at, "replaced_by": new.public_id, "version": version}
+            if not (await connection.execute(sa.update(_keys).where(untouched).values(values))).rowcount:
+                raise nothing
+            await self._insert(connection, new, version)
+        return nothing.done
 
-    async def revoke_key(self, public_id: str, at: datetime) -> None:
+    async def revoke_key(self, act: Act, public_id: str) -> None:
         """Mark a key as revoked; the first time stays."""
         async with self._database.write() as connection:
-            version = await _raise_version(connection)
+            version = await _change(connection, act)
             await connection.execute(
                 sa.update(_keys)
                 .where(_keys.c.public_id == public_id, _keys.c.revoked_at.is_(None))
-                .values(revoked_at=at, version=version)
+                .values(revoked_at=act.at, version=version)
             )
 
     async def key(self, public_id: str) -> KeyRecord | None:
@@ -156,45 +164,38 @@ class AccessStore:
         async with self._database.read() as connection:
             return list(await self._all_tenants(connection))
 
-    async def add_tenant(self, tenant: Tenant) -> bool:
+    async def add_tenant(self, act: Act, tenant: Tenant) -> bool:
         """Keep a new tenant; False when there is one of that id."""
-        async with self._database.write() as connection:
+        async with self._all_or_nothing() as (connection, nothing):
+            await _change(connection, act)
             if (await connection.execute(sa.select(_tenants.c.id).where(_tenants.c.id == tenant.id))).first():
-                return False
-            await _raise_version(connection)
+                raise nothing
             await connection.execute(_tenants.insert().values(asdict(tenant)))
-            return True
+        return nothing.done
 
-    async def set_tenant_disabled(self, tenant_id: str, at: datetime | None) -> bool:
+    async def set_tenant_disabled(self, act: Act, tenant_id: str, at: datetime | None) -> bool:
         """Disable (or, with None, enable) a tenant; False when there is none."""
-        async with self._database.write() as connection:
-            await _raise_version(connection)
-            done = await connection.execute(
-                sa.update(_tenants).where(_tenants.c.id == tenant_id).values(disabled_at=at)
-            )
-            return done.rowcount > 0
+        return await self._one(act, sa.update(_tenants).where(_tenants.c.id == tenant_id).values(disabled_at=at))
 
     async def roles(self) -> list[Role]:
         """The installation's own roles."""
         async with self._database.read() as connection:
             return list(await self._all_roles(connection))
 
-    async def put_role(self, role: Role, at: datetime) -> None:
+    async def put_role(self, act: Act, role: Role) -> None:
         """Create a role or change what it allows."""
         names = sorted(role.permissions)
         async with self._database.write() as connection:
-            await _raise_version(connection)
+            await _change(connection, act)
             changed = await connection.execute(
                 sa.update(_roles).where(_roles.c.name == role.name).values(permissions=names)
             )
             if changed.rowcount == 0:
-                await connection.execute(_roles.insert().values(name=role.name, permissions=names, created_at=at))
+                await connection.execute(_roles.insert().values(name=role.name, permissions=names, created_at=act.at))
 
-    async def delete_role(self, name: str) -> bool:
+    async def delete_role(self, act: Act, name: str) -> bool:
         """Remove a role; keys that name it lose what it allowed. False when there is none."""
-        async with self._database.write() as connection:
-            await _raise_version(connection)
-            return (await connection.execute(sa.delete(_roles).where(_roles.c.name == name))).rowcount > 0
+        return await self._one(act, sa.delete(_roles).where(_roles.c.name == name))
 
     async def limits(self, tenant: str | None) -> list[StoredLimits]:
         """Stored limits; with a tenant, those of its keys, of itself and of the models."""
@@ -211,23 +212,39 @@ class AccessStore:
         async with self._database.read() as connection:
             return await self._stored_limits(connection, query)
 
-    async def put_limits(self, stored: StoredLimits) -> None:
+    async def put_limits(self, act: Act, stored: StoredLimits) -> None:
         """Set or change the limits of one subject."""
         values = stored.limits.model_dump(exclude_none=True)
         here = sa.and_(_limits.c.scope == stored.scope, _limits.c.subject == stored.subject)
         async with self._database.write() as connection:
-            await _raise_version(connection)
+            await _change(connection, act)
             if (await connection.execute(sa.update(_limits).where(here).values(limits=values))).rowcount == 0:
                 await connection.execute(
                     _limits.insert().values(scope=stored.scope, subject=stored.subject, limits=values)
                 )
 
-    async def delete_limits(self, scope: str, subject: str) -> bool:
+    async def delete_limits(self, act: Act, scope: str, subject: str) -> bool:
         """Go back to the settings' limits; False when there were none stored."""
         here = sa.and_(_limits.c.scope == scope, _limits.c.subject == subject)
-        async with self._database.write() as connection:
-            await _raise_version(connection)
-            return (await connection.execute(sa.delete(_limits).where(here))).rowcount > 0
+        return await self._one(act, sa.delete(_limits).where(here))
+
+    async def _one(self, act: Act, statement: sa.Update | sa.Delete) -> bool:
+        """Change one row; False, and nothing recorded, when there is none."""
+        async with self._all_or_nothing() as (connection, nothing):
+            await _change(connection, act)
+            if not (await connection.execute(statement)).rowcount:
+                raise nothing
+        return nothing.done
+
+    @asynccontextmanager
+    async def _all_or_nothing(self) -> AsyncIterator[tuple[AsyncConnection, "_Nothing"]]:
+        """A transaction that the caller undoes by raising what it was given."""
+        nothing = _Nothing()
+        try:
+            async with self._database.write() as connection:
+                yield connection, nothing
+        except _Nothing:
+            nothing.done = False
 
     async def _stored_limits(self, connection: AsyncConnection, query: sa.Select[Any]) -> list[StoredLimits]:
         rows = await connection.execute(query)
@@ -256,10 +273,15 @@ class AccessStore:
         return tuple(Role(row.name, _permissions(row.permissions)) for row in rows)
 
 
-async def _raise_version(connection: AsyncConnection) -> int:
-    """The number of this change. The row stays locked to the end, so that numbers appear in order."""
+async def _change(connection: AsyncConnection, act: Act) -> int:
+    """Begin a change: its number, and its entry in the record. Called first, before any other lock is taken.
+
+    The row of the number stays locked to the end, so that numbers and entries appear in order.
+    """
     raised = sa.update(_versions).values(version=_versions.c.version + 1).returning(_versions.c.version)
-    return int((await connection.execute(raised)).scalar_one())
+    version = int((await connection.execute(raised)).scalar_one())
+    await append(connection, act)
+    return version
 
 
 def _key(row: Mapping[Any, Any]) -> KeyRecord:

@@ -57,7 +57,7 @@ def routes(server: Server) -> list[tuple[str, str, Permission | None]]:
 
 async def test_every_route_declares_its_permission_and_keeps_out_who_lacks_it(server: Server) -> None:
     all_routes = routes(server)
-    assert len(all_routes) == 15
+    assert len(all_routes) == 17
     body = {"name": "x", "id": "x", "permissions": [], "overlap_seconds": 0}
     for method, path, permission in all_routes:
         assert permission is not None, f"{method} {path} declares no permission"
