@@ -52,6 +52,11 @@ class Gateway:
         with self._asked("POST", path, body) as response:
             return _object(response)
 
+    def delete(self, path: str) -> None:
+        """Delete what is at `path`."""
+        with self._asked("DELETE", path, None) as response:
+            response.read()
+
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The pieces of a streamed answer; the last one has `done`. Closing it stops the answer."""
         with self._asked("POST", path, body | {"stream": True}) as response:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deployment import __version__
-from deployment.cli import chat, config, doctor, engine, generate, keys, models, stack
+from deployment.cli import chat, config, doctor, engine, generate, keys, models, nodes, stack
 from deployment.cli.output import Json, print_json
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ app.command()(chat.chat)
 app.add_typer(models.app, name="models")
 app.command()(engine.engine)
 app.command()(doctor.doctor)
+app.add_typer(nodes.app, name="nodes")
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")
 

@@ -69,6 +69,12 @@ class NodeOut(BaseModel):
     releases: list[ReleaseOut]
 
 
+class NodeList(BaseModel):
+    """The nodes."""
+
+    nodes: list[NodeOut]
+
+
 def node_routes(pool: EnginePool, authenticator: Authenticator) -> APIRouter:
     """`/admin/nodes`. What is changed here outlives a restart."""
     router = APIRouter(prefix="/admin/nodes", tags=["nodes"], route_class=AdminRoute)
@@ -76,9 +82,9 @@ def node_routes(pool: EnginePool, authenticator: Authenticator) -> APIRouter:
     write = Depends(Needs(Permission.NODES_WRITE, authenticator))
 
     @router.get("", dependencies=[read], summary="List the nodes")
-    async def listed() -> list[NodeOut]:
+    async def listed() -> NodeList:
         """Every node, with what is known of it."""
-        return [_out(view) for view in pool.view()]
+        return NodeList(nodes=[_out(view) for view in pool.view()])
 
     @router.get("/{name}", dependencies=[read], summary="Show a node")
     async def shown(name: str) -> NodeOut:
