@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from tests.deployment.gateway.conftest import Gate
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 ASK: dict[str, dict[str, Any]] = {
     "/generate": {"prompt": "x"},
     "/chat": {"messages": [{"role": "user", "content": "x"}]},
@@ -34,8 +36,8 @@ def told(path: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ASK)
-async def test_a_good_request_of_each_path_is_answered(gate: Gate, path: str) -> None:
-    answer = await gate.http.post(path, json=ASK[path])
+async def test_a_good_request_of_each_path_is_answered(shared_gate: Gate, path: str) -> None:
+    answer = await shared_gate.http.post(path, json=ASK[path])
     assert answer.status_code == 200, answer.text
 
 
@@ -53,8 +55,8 @@ BODIES = {
 
 @pytest.mark.parametrize("kind", BODIES)
 @pytest.mark.parametrize("path", ASK)
-async def test_a_bad_body_is_told(gate: Gate, path: str, kind: str) -> None:
-    answer = await gate.http.post(path, content=BODIES[kind], headers={"content-type": "application/json"})
+async def test_a_bad_body_is_told(shared_gate: Gate, path: str, kind: str) -> None:
+    answer = await shared_gate.http.post(path, content=BODIES[kind], headers={"content-type": "application/json"})
     assert answer.status_code == 400, answer.text
     error = told(path, answer.json())
     assert error["code"] == "invalid_request"
@@ -90,26 +92,28 @@ async def test_a_bad_body_is_told(gate: Gate, path: str, kind: str) -> None:
         ("/v1/embeddings", {"input": [[1, 2]]}, "input"),
     ],
 )
-async def test_the_field_that_is_wrong_is_named(gate: Gate, path: str, wrong: dict[str, Any], named: str) -> None:
-    answer = await gate.http.post(path, json=ASK[path] | wrong)
+async def test_the_field_that_is_wrong_is_named(
+    shared_gate: Gate, path: str, wrong: dict[str, Any], named: str
+) -> None:
+    answer = await shared_gate.http.post(path, json=ASK[path] | wrong)
     assert answer.status_code == 400, answer.text
     assert named in told(path, answer.json())["message"]
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-async def test_numbers_that_are_none_are_refused(gate: Gate, number: str) -> None:
+async def test_numbers_that_are_none_are_refused(shared_gate: Gate, number: str) -> None:
     for path, body in (
         ("/generate", '{"prompt": "x", "temperature": %s}'),
         ("/api/generate", '{"model": "ramsey-model", "prompt": "x", "options": {"temperature": %s}}'),
         ("/v1/completions", '{"model": "ramsey-model", "prompt": "x", "temperature": %s}'),
     ):
-        answer = await gate.http.post(path, content=body % number)
+        answer = await shared_gate.http.post(path, content=body % number)
         assert answer.status_code == 400, (path, answer.text)
 
 
 @pytest.mark.parametrize("path", list(ASK))
-async def test_an_unknown_model_is_not_found(gate: Gate, path: str) -> None:
-    answer = await gate.http.post(path, json=ASK[path] | {"model": "nobody"})
+async def test_an_unknown_model_is_not_found(shared_gate: Gate, path: str) -> None:
+    answer = await shared_gate.http.post(path, json=ASK[path] | {"model": "nobody"})
     assert answer.status_code == 404, answer.text
     error = told(path, answer.json())
     assert error["code"] == "model_not_found"
@@ -117,53 +121,55 @@ async def test_an_unknown_model_is_not_found(gate: Gate, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/generate", "/api/chat", "/v1/chat/completions"])
-async def test_a_cloud_name_is_refused(gate: Gate, path: str) -> None:
-    answer = await gate.http.post(path, json=ASK[path] | {"model": "gpt-oss:120b-cloud"})
+async def test_a_cloud_name_is_refused(shared_gate: Gate, path: str) -> None:
+    answer = await shared_gate.http.post(path, json=ASK[path] | {"model": "gpt-oss:120b-cloud"})
     assert answer.status_code == 400
     assert "cloud" in told(path, answer.json())["message"]
 
 
 @pytest.mark.parametrize("path", ["/generate", "/api/generate", "/v1/completions"])
-async def test_a_prompt_of_a_megabyte_is_too_large(gate: Gate, path: str) -> None:
-    answer = await gate.http.post(path, json=ASK[path] | {"prompt": "x" * 1_000_000})
+async def test_a_prompt_of_a_megabyte_is_too_large(shared_gate: Gate, path: str) -> None:
+    answer = await shared_gate.http.post(path, json=ASK[path] | {"prompt": "x" * 1_000_000})
     assert answer.status_code == 413
     error = told(path, answer.json())
     assert error["code"] == "payload_too_large"
     assert "200000" in error["message"]
 
 
-async def test_a_body_over_its_limit_is_refused_before_it_is_read(gate: Gate) -> None:
-    answer = await gate.http.post("/generate", content=b"x", headers={"content-length": "1"})
+async def test_a_body_over_its_limit_is_refused_before_it_is_read(shared_gate: Gate) -> None:
+    answer = await shared_gate.http.post("/generate", content=b"x", headers={"content-length": "1"})
     assert answer.status_code == 400
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(gate.url.rpartition(":")[2]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(shared_gate.url.rpartition(":")[2]))
     writer.write(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n")
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
     assert head.startswith(b"HTTP/1.1 413")
     writer.close()
 
 
-async def test_a_chunked_body_over_its_limit_is_refused(gate: Gate) -> None:
+async def test_a_chunked_body_over_its_limit_is_refused(shared_gate: Gate) -> None:
     async def endless() -> Any:
         for _ in range(100):
             yield b"x" * 65536
 
-    answer = await gate.http.post("/generate", content=endless())
+    answer = await shared_gate.http.post("/generate", content=endless())
     assert answer.status_code == 413
 
 
 @pytest.mark.parametrize("value", ["9" * 30, "[" * 300 + "]" * 300])
-async def test_what_cannot_be_passed_on_is_refused(gate: Gate, value: str) -> None:
+async def test_what_cannot_be_passed_on_is_refused(shared_gate: Gate, value: str) -> None:
     for path, field in (("/chat", "tools"), ("/api/chat", "own"), ("/v1/chat/completions", "tools")):
         body = '{"model": "ramsey-model", "messages": [{"role": "user", "content": "x"}], "%s": [{"x": %s}]}'
-        answer = await gate.http.post(path, content=body % (field, value))
+        answer = await shared_gate.http.post(path, content=body % (field, value))
         assert answer.status_code == 400, answer.text
         assert told(path, answer.json())["code"] == "invalid_request"
-    answer = await gate.http.post("/api/embed", content=f'{{"model": "ramsey-model", "input": "x", "own": {value}}}')
+    answer = await shared_gate.http.post(
+        "/api/embed", content=f'{{"model": "ramsey-model", "input": "x", "own": {value}}}'
+    )
     assert answer.status_code == 400
 
 
-async def test_a_compressed_body_is_refused(gate: Gate) -> None:
-    answer = await gate.http.post("/generate", content=b"x", headers={"content-encoding": "gzip"})
+async def test_a_compressed_body_is_refused(shared_gate: Gate) -> None:
+    answer = await shared_gate.http.post("/generate", content=b"x", headers={"content-encoding": "gzip"})
     assert answer.status_code == 400
     assert "Content-Encoding" in answer.text
 
@@ -184,30 +190,30 @@ async def test_a_compressed_body_is_refused(gate: Gate) -> None:
         ("GET", "/v1/models/nobody", 404, "model_not_found"),
     ],
 )
-async def test_what_is_not_offered_is_told(gate: Gate, method: str, path: str, status: int, code: str) -> None:
-    answer = await gate.http.request(method, path)
+async def test_what_is_not_offered_is_told(shared_gate: Gate, method: str, path: str, status: int, code: str) -> None:
+    answer = await shared_gate.http.request(method, path)
     assert answer.status_code == status
     assert told(path, answer.json())["code"] == code
 
 
-async def test_unloading_is_not_offered(gate: Gate) -> None:
-    answer = await gate.http.post("/api/generate", json={"model": "ramsey-model", "keep_alive": 0})
+async def test_unloading_is_not_offered(shared_gate: Gate) -> None:
+    answer = await shared_gate.http.post("/api/generate", json={"model": "ramsey-model", "keep_alive": 0})
     assert answer.status_code == 403
-    loaded = await gate.http.post("/api/generate", json={"model": "ramsey-model"})
+    loaded = await shared_gate.http.post("/api/generate", json={"model": "ramsey-model"})
     assert loaded.json()["done_reason"] == "load"
 
 
-async def test_what_a_release_fixes_is_ignored_and_told(gate: Gate) -> None:
+async def test_what_a_release_fixes_is_ignored_and_told(shared_gate: Gate) -> None:
     wish = ASK["/api/chat"] | {
         "messages": [{"role": "user", "content": "Hello"}],
         "keep_alive": 5,
         "options": {"num_ctx": 99, "top_k": 1},
         "own": {"field": 1},
     }
-    answer = await gate.http.post("/api/chat", json=wish)
+    answer = await shared_gate.http.post("/api/chat", json=wish)
     assert answer.status_code == 200
     assert answer.headers["x-ramsey-ignored"] == "options.num_ctx, keep_alive"
-    sent = gate.sent("/api/chat")
+    sent = shared_gate.sent("/api/chat")
     assert sent["options"] == {"top_k": 1}
     assert sent["keep_alive"] == -1
     assert sent["own"] == {"field": 1}, "what we do not know passes through"
