@@ -91,6 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
         configure_logging(settings.log, readable=readable)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(services.database.close)
+            stack.push_async_callback(services.gateway.answers.close)
             await stack.enter_async_context(services.access.running())
             await stack.enter_async_context(services.bring_up)
             await stack.enter_async_context(_running(services.gateway.exchanges.watch()))

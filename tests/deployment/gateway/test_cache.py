@@ -7,6 +7,7 @@ import pytest
 from tests.deployment.gateway.test_callers import gate_before, leave
 from tests.deployment.gateway.test_faults import nothing_left
 from tests.support.fake_node import FakeNode
+from tests.support.redis_server import redis_server
 
 HELLO = [{"role": "user", "content": "Hello"}]
 GREEDY = {"prompt": "Hello", "temperature": 0}
@@ -164,3 +165,34 @@ async def test_lookups_are_counted() -> None:
         metrics = (await gate.http.get("/metrics")).text
         assert 'ramsey_cache_lookups_total{result="hit"} 2.0' in metrics
         assert 'ramsey_cache_lookups_total{result="miss"} 1.0' in metrics
+
+
+@pytest.mark.parametrize(("threshold", "label"), [(0.0, "semantic"), (1.0, "miss")])
+async def test_a_question_that_means_the_same_has_the_same_answer(threshold: float, label: str) -> None:
+    cache = {"semantic": True, "semantic_threshold": threshold}
+    async with FakeNode() as node, gate_before(node, cache=cache) as gate:
+        first = await gate.http.post("/chat", json=CHAT)
+        alike = {"messages": [{"role": "user", "content": "Hello there"}], "temperature": 0}
+        second = await gate.http.post("/chat", json=alike)
+        assert (first.headers["x-ramsey-cache"], second.headers["x-ramsey-cache"]) == ("miss", label)
+        assert second.json()["message"] == first.json()["message"]
+        other = await gate.http.post("/chat", json=alike | {"max_tokens": 3})
+        assert other.headers["x-ramsey-cache"] == "miss", "everything but the wording must be equal"
+
+
+async def test_without_embeddings_questions_are_answered_all_the_same() -> None:
+    async with FakeNode() as node, gate_before(node, cache={"semantic": True}) as gate:
+        node.fail("error", path="/api/embed")
+        assert (await gate.http.post("/chat", json=CHAT)).status_code == 200
+
+
+async def test_gateways_share_their_answers_through_redis() -> None:
+    async with FakeNode() as node:
+        with redis_server() as server:
+            cache = {"redis_url": server.url}
+            async with gate_before(node, cache=cache) as one, gate_before(node, cache=cache) as two:
+                assert (await one.http.post("/generate", json=GREEDY)).headers["x-ramsey-cache"] == "miss"
+                assert (await two.http.post("/generate", json=GREEDY)).headers["x-ramsey-cache"] == "hit"
+                server.kill()
+                answer = await two.http.post("/generate", json=GREEDY)
+                assert (answer.status_code, answer.headers["x-ramsey-cache"]) == (200, "miss")

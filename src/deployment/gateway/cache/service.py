@@ -38,6 +38,11 @@ class Answers:
         self._pool, self._store, self._semantic, self._lookups = pool, store, semantic, lookups
         self._running: dict[bytes, Shared] = {}
 
+    async def close(self) -> None:
+        """Let go of the store."""
+        if self._store is not None:
+            await self._store.close()
+
     async def open(self, call: Call, *, bypass: bool = False) -> Opened:
         """The answer of a call. Raises what the pool raises."""
         if self._store is None or bypass or not is_deterministic(call):

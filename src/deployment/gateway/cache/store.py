@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol, Self
 
 import structlog
@@ -26,6 +26,10 @@ class Store(Protocol):
 
     async def put(self, key: bytes, value: bytes) -> None:
         """Keep it. Never raises."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
         ...
 
 
@@ -60,6 +64,9 @@ class MemoryStore:
         self.held_bytes += size
         while self.held_bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
 
     def _drop(self, key: bytes) -> None:
         _, value = self._entries.pop(key)
@@ -97,9 +104,13 @@ class RedisStore:
             with _forgiven():
                 await self._redis.set(b"ramsey:cache:" + key, value, px=self._ttl_ms)
 
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
 
 @contextlib.contextmanager
-def _forgiven():  # type: ignore[no-untyped-def]
+def _forgiven() -> Iterator[None]:
     from redis.exceptions import RedisError
 
     try:
