@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ NODES: dict[str, list[str]] = {  # what each is like; reading 10,000 characters 
     "cold": ["--load-s", "8"],
     "broken": ["--broken"],
 }
-SECONDS = 30.0
+SECONDS = 25.0
 _RETRY = "proxy_next_upstream error timeout http_503 non_idempotent;"
 MODEL = ROOT / "models/ollama/ramsey-model-v1.1.gguf"
 
@@ -78,7 +79,9 @@ def _engines(lab: Lab) -> dict[str, Any]:
         try:
             with _embedded(2) as urls, lab.running(_ramsey, urls, **variables) as contender:
                 if contender is not None:
-                    spec = _spec(contender, 15.0, users=4, instruction_chars=2500, tokens=16, settle_s=3.0)
+                    spec = _spec(
+                        contender, 15.0, users=4, turns=3, instruction_chars=700, turn_chars=40, tokens=12, settle_s=3.0
+                    )
                     found[name] = measure(spec, "bench.chats")
                     say(f"  engines, {name}: {found[name]['settled_first_ms']}")
         except RuntimeError as problem:
@@ -94,7 +97,9 @@ def _embedded(count: int) -> Iterator[list[str]]:
         for number in range(count):
             port = free_port()
             command = [RAMSEY_PYTHON, "-m", "deployment.embedded", "--port", str(port), "--threads", "1"]
-            command += ["--models-dir", str(RUN / f"models-{number}")]
+            store = RUN / f"models-{number}"
+            shutil.rmtree(store, ignore_errors=True)
+            command += ["--models-dir", str(store)]
             everywhere = set().union(*cores())
             process = Process(f"engine {number}", command, everywhere, {"PYTHONPATH": str(ROOT / "src")})
             stack.callback(process.stop)
@@ -105,14 +110,14 @@ def _embedded(count: int) -> Iterator[list[str]]:
 
 
 def _deploy(url: str, model: Path) -> None:
-    """Upload the weights and create the release, with room for conversations."""
+    """Upload the weights and create the release, as the engines' only model."""
     data = model.read_bytes()
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     template = (
         "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
     )
     create = {"model": RELEASE, "files": {model.name: digest}, "template": template, "stream": False}
-    create["parameters"] = {"num_ctx": 4096, "temperature": 0}
+    create["parameters"] = {"num_ctx": 512, "temperature": 0}
     for path, body in ((f"/api/blobs/{digest}", data), ("/api/create", json.dumps(create).encode())):
         with urllib.request.urlopen(urllib.request.Request(url + path, data=body), timeout=60):
             pass
