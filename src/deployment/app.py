@@ -112,7 +112,7 @@ def create_app(settings: Settings) -> FastAPI:
         native_routes(services.gateway),
         ollama_routes(services.gateway),
         openai_routes(services.gateway),
-        health_routes(services.gateway, lambda: services.bring_up.problem),
+        health_routes(services.gateway, lambda: services.bring_up.problem, lambda: services.access.problems),
         node_routes(services.pool, services.access.authenticator),
         services.access.routes(),
     ):

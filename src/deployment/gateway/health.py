@@ -14,8 +14,14 @@ from deployment.gateway.service import Gateway
 _SERVING = frozenset({NodeState.UNKNOWN, NodeState.HEALTHY})
 
 
-def health_of(nodes: list[NodeView], table: dict[str, str], default: str, problem: str | None) -> dict[str, Any]:
-    """The state of each part with its reason. `problem` is what stops the engine or the model from coming up."""
+def health_of(
+    nodes: list[NodeView], table: dict[str, str], default: str, problem: str | None, degraded: list[str]
+) -> dict[str, Any]:
+    """The state of each part with its reason.
+
+    `problem` is what stops the engine or the model from coming up; `degraded` what the gateway does without now
+    (its database, its Redis), which does not keep it from answering.
+    """
     up = [node for node in nodes if node.state is NodeState.HEALTHY]
     release = table.get(default)
     engine: dict[str, Any] = {"ok": bool(up), "nodes": len(nodes), "healthy": len(up)}
@@ -30,17 +36,20 @@ def health_of(nodes: list[NodeView], table: dict[str, str], default: str, proble
     elif not holds:
         model["reason"] = f"No healthy node holds {release} and answers for it."
     ok = engine["ok"] and model["ok"]
-    return {"status": "ok" if ok else "unavailable", "engine": engine, "model": model}
+    told = {"status": "ok" if ok else "unavailable", "engine": engine, "model": model}
+    return told | {"degraded": degraded} if degraded else told
 
 
-def health_routes(gateway: Gateway, problem: Callable[[], str | None]) -> APIRouter:
+def health_routes(gateway: Gateway, problem: Callable[[], str | None], degraded: Callable[[], list[str]]) -> APIRouter:
     """`/`, `/health`, `/health/live`, `/health/ready`, `/metrics`."""
     router = APIRouter(tags=["Operations"])
 
     @router.get("/health", summary="Can it answer?", response_class=Json, responses={503: {"description": "It cannot"}})
     async def health() -> Response:
         """Engine reachable, model present and answering; 200, or 503 with the reason of each part."""
-        parts = health_of(gateway.pool.view(), dict(gateway.traffic.table), gateway.settings.model.name, problem())
+        parts = health_of(
+            gateway.pool.view(), dict(gateway.traffic.table), gateway.settings.model.name, problem(), degraded()
+        )
         return Json(parts, status_code=200 if parts["status"] == "ok" else 503)
 
     @router.get("/health/live", summary="Does the process live?", response_class=Json)
