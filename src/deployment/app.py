@@ -58,6 +58,13 @@ class Services:
     access: Access
     bring_up: BringUp
 
+    def degraded(self) -> list[str]:
+        """What runs on without something that it should have, in words."""
+        problems = list(self.access.problems)
+        if self.pool.slots_shared is False:
+            problems.append("The pool's Redis is away: each gateway keeps to its own part of the slots.")
+        return problems
+
 
 def build(settings: Settings, clock: Clock | None = None) -> Services:
     """Put the parts together. Does no I/O."""
@@ -112,7 +119,7 @@ def create_app(settings: Settings) -> FastAPI:
         native_routes(services.gateway),
         ollama_routes(services.gateway),
         openai_routes(services.gateway),
-        health_routes(services.gateway, lambda: services.bring_up.problem, lambda: services.access.problems),
+        health_routes(services.gateway, lambda: services.bring_up.problem, services.degraded),
         node_routes(services.pool, services.access.authenticator),
         services.access.routes(),
     ):

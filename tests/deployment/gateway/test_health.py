@@ -1,9 +1,13 @@
 """What health says: pure, a row a state; and on the wire."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from tests.deployment.gateway.conftest import Gate
+from tests.deployment.gateway.test_callers import gate_before
+from tests.support.fake_node import FakeNode
+from tests.support.redis_server import redis_server
 
 from deployment.engines import NodeState, NodeView, ReleaseView
 from deployment.gateway.health import health_of
@@ -57,3 +61,18 @@ async def test_readiness_follows_the_drain(gate: Gate) -> None:
     refused = await gate.http.post("/generate", json={"prompt": "x"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
     assert refused.headers["retry-after"] == "1"
+
+
+async def test_a_redis_that_is_away_is_told_in_health() -> None:
+    async with FakeNode() as node:
+        with redis_server() as server:
+            async with gate_before(node, pool={"redis_url": server.url, "lease_seconds": 1}) as gate:
+                assert "degraded" not in (await gate.http.get("/health")).json()
+                server.kill()
+                for _ in range(100):
+                    health = (await gate.http.get("/health")).json()
+                    if "degraded" in health:
+                        break
+                    await asyncio.sleep(0.05)
+                assert (health["status"], "Redis" in health["degraded"][0]) == ("ok", True)
+                assert (await gate.http.post("/generate", json={"prompt": "Hello"})).status_code == 200
