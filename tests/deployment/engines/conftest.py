@@ -103,7 +103,7 @@ def healthy(pool: EnginePool, *names: str) -> bool:
 def settings(directory: Path, nodes: Sequence[str], engine: dict[str, Any], **pool: Any) -> Settings:
     named = [{"name": chr(ord("a") + number), "url": url} for number, url in enumerate(nodes)]
     quick = {"first_token_timeout": 1.0, "token_timeout": 1.0, "connect_timeout": 1.0, "request_timeout": 30.0}
-    given = named if "nodes" not in pool else pool.pop("nodes")
+    given = pool.pop("members", named)
     return Settings(data_dir=directory, engine=quick | engine, pool={**QUICK, "nodes": given, **pool})
 
 

@@ -155,7 +155,7 @@ async def test_a_restarted_node_is_warmed_before_it_serves(pool_over: MakePool) 
 
 async def test_an_unloaded_release_is_loaded_once_though_many_ask_and_leave(pool_over: MakePool) -> None:
     node = FakeNode(load_s=0.4)
-    async with node, pool_over([node], warm=False) as pool:
+    async with node, pool_over([node], warm=False, health_interval=60.0) as pool:
         await until(lambda: states(pool)["a"] is NodeState.HEALTHY)
         calls = [asyncio.create_task(ask(pool, chat())) for _ in range(5)]
         await asyncio.sleep(0.05)
@@ -165,6 +165,7 @@ async def test_an_unloaded_release_is_loaded_once_though_many_ask_and_leave(pool
         await asyncio.gather(*calls, return_exceptions=True)
         assert node.stats()["load_aborts"] == 0
         assert node.stats()["loads"] == 1
+        assert node.requests["/api/generate"] == 1  # the load; one for all
 
 
 async def test_a_release_that_a_node_lost_is_asked_of_others_and_seen(pool_over: MakePool) -> None:
@@ -205,3 +206,39 @@ async def test_the_caller_s_own_short_limit_does_not_count_against_the_node(pool
                 await ask(pool, chat(timeout_s=0.05))
             assert caught.value.code == "engine_timeout"
         assert states(pool)["a"] is NodeState.HEALTHY
+
+
+async def test_a_node_that_failed_a_request_does_not_get_it_again(pool_over: MakePool) -> None:
+    near, far = nodes(2)
+    async with near, far:
+        named = [
+            {"name": "near", "url": near.url, "labels": {"region": "eu"}},
+            {"name": "far", "url": far.url},
+        ]
+        async with pool_over([], members=named, region="eu", attempts=2, breaker_failures=1000) as pool:
+            assert await ask(pool, chat()) == "near"
+            near.fail("error", times=1000, path="/api/chat")
+            assert await ask(pool, chat()) == "far"
+
+
+async def test_who_waits_on_a_node_that_falls_silent_goes_elsewhere(pool_over: MakePool) -> None:
+    near, far = nodes(2)
+    async with near, far:
+        named = [
+            {"name": "near", "url": near.url, "labels": {"region": "eu"}},
+            {"name": "far", "url": far.url},
+        ]
+        engine = {"first_token_timeout": 60.0}
+        async with pool_over([], members=named, region="eu", engine=engine, health_timeout=0.3) as pool:
+            near.fail("hang")
+            near.fail("hang", path="/api/version")
+            async with asyncio.timeout(10):
+                assert await ask(pool, chat()) == "far"
+
+
+async def test_one_failed_request_makes_the_pool_look_at_the_node(pool_over: MakePool) -> None:
+    a, b = nodes(2)
+    async with a, b, pool_over([a, b], health_interval=60.0, policy="round_robin", breaker_failures=1000) as pool:
+        await a.refuse()
+        assert {await ask(pool, chat()) for _ in range(2)} == {"b"}
+        await until(lambda: states(pool)["a"] is NodeState.OPEN, seconds=3.0)

@@ -202,6 +202,17 @@ async def test_leaving_at_any_moment_frees_the_slot_once_and_blames_nobody(
         assert await ask(pool, chat(stream=stream)) == "a"
 
 
+async def test_leaving_in_the_very_moment_in_which_the_slot_comes(pool_over: MakePool) -> None:
+    async with FakeNode(slots=1, tokens=1000, token_delay_s=0.01) as node, pool_over([node], **ONE_SLOT) as pool:
+        answer = await pool.open(chat())
+        second = asyncio.create_task(ask(pool, chat()))
+        await until(lambda: pool.waiting() == 1)
+        await answer.aclose()
+        assert (pool.waiting(), in_flight(pool)) == (0, 1)  # the slot is the second's, who does not know it yet
+        await cancelled(second)
+        assert in_flight(pool) == 0
+
+
 async def test_leaving_while_connecting(pool_over: MakePool) -> None:
     async with FakeNode() as node, pool_over([node]) as pool:
         node.fail("hang")
