@@ -116,13 +116,20 @@ async def test_a_caller_who_reads_nothing_is_given_up() -> None:
     async with FakeNode(tokens=400_000) as node, gate_before(node, server={"slow_client_seconds": 0.4}) as gate:
         with socket.create_connection(("127.0.0.1", int(gate.url.rpartition(":")[2]))) as caller:
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            body = b'{"prompt": "Hello", "stream": true}'
-            head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+            body = b'{"model": "ramsey-model", "prompt": "Hello"}'  # no limit of tokens: more than buffers hold
+            head = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
             await asyncio.to_thread(caller.sendall, head + body)
-            while not any("Hello" in str(body) for _, body in node.bodies):
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(20):
+                while not _tokens_sent(node):
+                    await asyncio.sleep(0.01)
             await idle(node)
+            assert node.stats()["cancelled"] == 1
             await nothing_left(gate)
+
+
+def _tokens_sent(node: FakeNode) -> bool:
+    """Whether an answer of the node is on its way."""
+    return any("Hello" in str(body) for _, body in node.bodies) and bool(node.stats()["in_flight"])
 
 
 async def test_a_body_that_never_ends_is_given_up() -> None:
