@@ -121,6 +121,8 @@ class Copy(Body):
 
 
 Kind = TypeVar("Kind", bound=Body)
+# What is read must also be written again, inside some more objects: orjson writes 254 levels.
+_MOST_LEVELS = 200
 
 
 def read_body(kind: type[Kind], content: bytes) -> Kind:
@@ -133,12 +135,27 @@ def read_body(kind: type[Kind], content: bytes) -> Kind:
         raise InvalidRequest(f"invalid JSON: {error}") from None
     if not isinstance(data, dict):
         raise InvalidRequest("json: the body must be an object")
+    if _deeper_than(_MOST_LEVELS, data):
+        raise InvalidRequest(f"json: the body is nested more than {_MOST_LEVELS} levels deep")
     try:
         return kind.model_validate(_without_nulls(data))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise InvalidRequest(f"json: cannot read field {field}: {first['msg']}") from None
+
+
+def _deeper_than(levels: int, data: Any) -> bool:
+    """Whether objects and lists stand in one another deeper than that. Level by level: no recursion to run out of."""
+    row: list[Any] = [data]
+    for _ in range(levels):
+        inside: list[Any] = []
+        for each in row:
+            inside.extend(each.values() if isinstance(each, dict) else each)
+        row = [each for each in inside if isinstance(each, (dict, list))]
+        if not row:
+            return False
+    return True
 
 
 def _without_nulls(data: dict[str, Any]) -> dict[str, Any]:

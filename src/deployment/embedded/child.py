@@ -168,6 +168,18 @@ class Child:
         async with self.post(client, path, body) as response:
             return orjson.loads(await response.read())
 
+    async def turns(self, client: aiohttp.ClientSession, timeout_s: float) -> bool:
+        """Whether the thread that serves all slots answers in that time; between two batches it does."""
+        try:
+            timeout = aiohttp.ClientTimeout(total=timeout_s)
+            async with client.get(f"{self._url}/slots", headers=self._headers, timeout=timeout) as response:
+                await response.read()
+        except TimeoutError:
+            return False
+        except (aiohttp.ClientError, OSError):
+            pass  # it dies: `wait` hears of that
+        return True
+
     async def _read_errors(self) -> None:
         stream = self._process.stderr
         while stream is not None:

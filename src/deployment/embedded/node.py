@@ -30,7 +30,8 @@ class NodeOptions:
 
     `port` 0 takes a free one. `keep_alive` as in a request: seconds, a duration such as "5m", negative = for ever.
     `context_length` in tokens for one slot, where neither request nor model says otherwise. `threads` 0 = all
-    cores but one; `gpu_layers` -1 = automatic.
+    cores but one; `gpu_layers` -1 = automatic. A runner that hangs in one step for `stall_s` seconds is ended: more
+    than the slowest batch of a prompt takes.
     """
 
     host: str = "127.0.0.1"
@@ -44,6 +45,7 @@ class NodeOptions:
     threads: int = 0
     gpu_layers: int = -1
     load_timeout_s: float = 300.0
+    stall_s: float = 60.0
     drain_s: float = 30.0
 
 
@@ -58,6 +60,7 @@ def create_node(options: NodeOptions, clock: Clock | None = None) -> Starlette:
         max_queue=options.max_queue,
         max_loaded=options.max_loaded_models,
         load_timeout_s=options.load_timeout_s,
+        stall_s=options.stall_s,
         keep_alive=300.0 if keep_alive is None else keep_alive,
         clock=clock,
     )

@@ -7,6 +7,7 @@ import orjson
 
 from deployment.embedded.bodies import Chat, Generate, Inference, Message
 from deployment.embedded.models import Model
+from deployment.embedded.schemas import check_schema
 from deployment.errors import InvalidRequest, RamseyError
 
 _ROLES = {"system", "user", "assistant", "tool"}
@@ -24,9 +25,12 @@ def check(body: Inference, model: Model) -> None:
     """What Ollama refuses before it loads anything. Raises InvalidRequest."""
     if not 0 <= body.top_logprobs <= _MOST_LOGPROBS:
         raise InvalidRequest("top_logprobs must be between 0 and 20")
+    check_schema(body.format)
     if body.think and "thinking" not in model.capabilities:
         raise InvalidRequest(f'"{body.model}" does not support thinking')
     if isinstance(body, Chat):
+        for tool in body.tools:
+            check_schema(_parameters(tool))
         if body.tools and "tools" not in model.capabilities:
             raise InvalidRequest(f"{model.manifest.name} does not support tools")
         if any(message.images for message in body.messages):
@@ -36,6 +40,11 @@ def check(body: Inference, model: Model) -> None:
                 raise InvalidRequest(f"invalid role: {message.role}")
     if isinstance(body, Generate):
         _check_generate(body, model)
+
+
+def _parameters(tool: dict[str, Any]) -> Any:
+    function = tool.get("function")
+    return function.get("parameters") if isinstance(function, dict) else None
 
 
 def _check_generate(body: Generate, model: Model) -> None:

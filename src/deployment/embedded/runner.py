@@ -36,6 +36,7 @@ def parameters(start: dict[str, Any]) -> Any:
     params.fit_params = False
     params.ui = False
     params.cache_ram_mib = start["cache_ram_mib"]  # llama.cpp's default is 8 GiB of host memory
+    params.endpoint_slots = True  # the parent asks it whether the serving thread still turns
     params.embedding = True
     params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     return params

@@ -85,12 +85,21 @@ class Runners:
     """All of them. `open` and `close` belong to the node's lifespan."""
 
     def __init__(
-        self, *, slots: int, max_queue: int, max_loaded: int, load_timeout_s: float, keep_alive: float, clock: Clock
+        self,
+        *,
+        slots: int,
+        max_queue: int,
+        max_loaded: int,
+        load_timeout_s: float,
+        stall_s: float,
+        keep_alive: float,
+        clock: Clock,
     ) -> None:
         self.slots = slots
         self._max_queue = max_queue
         self._max_loaded = max_loaded
         self._load_timeout_s = load_timeout_s
+        self._stall_s = stall_s
         self._keep_alive = keep_alive
         self._clock = clock
         self._loaded: dict[Key, Runner] = {}
@@ -301,7 +310,9 @@ class Runners:
 
     async def _watch(self, runner: Runner) -> None:
         """Notice its death; start it again when it had served for a while and was not told to go."""
+        guard = asyncio.create_task(self._end_when_stuck(runner))
         status = await runner.child.wait()
+        guard.cancel()
         if self._loaded.get(runner.wanted.key) is not runner:
             return
         self._forget(runner)
@@ -310,6 +321,15 @@ class Runners:
             return
         keep_alive = runner.keep_alive
         self._background(self._start_again(runner.wanted, keep_alive))
+
+    async def _end_when_stuck(self, runner: Runner) -> None:
+        """Kill it when it is in use and hangs: nobody gets an answer from it, and only its end frees its slots."""
+        while True:
+            await asyncio.sleep(self._stall_s / 4)
+            if runner.users and not await runner.child.turns(self._required_client, self._stall_s):
+                log.error("runner %d of %s hangs: it is ended", runner.child.pid, runner.wanted.name)
+                runner.child.kill()
+                return
 
     async def _start_again(self, wanted: Wanted, keep_alive: float) -> None:
         try:

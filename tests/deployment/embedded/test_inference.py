@@ -24,6 +24,13 @@ def ask(node: httpx.Client, path: str = "/api/chat", **fields: Any) -> httpx.Res
     return node.post(path, json=body | fields)
 
 
+def nested(levels: int) -> Any:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"items": schema}
+    return schema
+
+
 def lines(response: httpx.Response) -> list[dict[str, Any]]:
     assert response.headers["content-type"] == "application/x-ndjson"
     return [json.loads(line) for line in response.text.splitlines()]
@@ -194,6 +201,8 @@ def test_the_older_embeddings(node: httpx.Client) -> None:
         ("/api/chat", {"keep_alive": "300"}, 400, 'missing unit in duration "300"'),
         ("/api/chat", {"options": {"temperature": "hot"}}, 500, 'option "temperature" must be of type float32'),
         ("/api/chat", {"format": "xml"}, 500, "invalid format"),
+        ("/api/chat", {"format": {"enum": [str(number) for number in range(1001)]}}, 400, "1001 alternatives"),
+        ("/api/generate", {"format": nested(300)}, 400, "nested more than 200 levels"),
         ("/api/generate", {"suffix": "x"}, 400, "does not support insert"),
         ("/api/generate", {"images": ["aGk="]}, 400, "does not support vision"),
         ("/api/generate", {"raw": True, "system": "x"}, 400, "raw mode does not support template, system"),

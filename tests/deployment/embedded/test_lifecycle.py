@@ -323,3 +323,16 @@ def test_usable_cores(tmp_path: Path) -> None:
     limit.write_text("max 100000\n")
     unlimited = usable_cores(limit)
     assert unlimited == usable_cores(tmp_path / "missing") >= 1
+
+
+def test_a_runner_that_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
+    with node_process(tmp_path, num_parallel=1, stall_s=1) as (url, process), ThreadPoolExecutor(2) as pool:
+        create_model(url, MODEL)
+        assert chat(url).status_code == 200
+        [runner] = runners(process)
+        runner.suspend()
+        answers = [pool.submit(chat, url) for _ in range(2)]
+        errors = [each.result().json().get("error", "") for each in answers]
+        assert any("unexpectedly stopped" in error for error in errors)
+        until(lambda: not psutil.pid_exists(runner.pid))
+        assert chat(url).status_code == 200
