@@ -4,6 +4,7 @@ from deployment.access.authentication import Authenticator
 from deployment.access.grants import KeyWish
 from deployment.access.keys import NewKey, generate_key, key_sha256
 from deployment.access.limits import LimitFact, LimitReached, Limits, Reservation, Sizes, ratelimit_headers
+from deployment.access.local import local_admin
 from deployment.access.model import KeyRecord, Principal, Role, Tenant
 from deployment.access.permissions import BUILT_IN_ROLES, Permission
 from deployment.access.room import Access
@@ -34,5 +35,6 @@ __all__ = [
     "declared_permission",
     "generate_key",
     "key_sha256",
+    "local_admin",
     "ratelimit_headers",
 ]

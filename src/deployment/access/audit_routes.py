@@ -6,10 +6,9 @@ import orjson
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
-from deployment.access.authentication import Authenticator
 from deployment.access.model import Principal
 from deployment.access.permissions import Permission
-from deployment.access.routes import Needs
+from deployment.access.routes import Callers, Needs
 from deployment.access.service import AccessService
 
 
@@ -38,7 +37,7 @@ class ChainOut(BaseModel):
     last_hash: str = Field(description="Keep it elsewhere, to notice later that the end was cut off.")
 
 
-def add_audit_routes(router: APIRouter, service: AccessService, authenticator: Authenticator) -> None:
+def add_audit_routes(router: APIRouter, service: AccessService, authenticator: Callers) -> None:
     """Add the routes under /admin/audit."""
     reader = Annotated[Principal, Depends(Needs(Permission.AUDIT_READ, authenticator))]
 

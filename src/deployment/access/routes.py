@@ -1,16 +1,15 @@
 """The admin API of access. Each route's signature says which permission it needs."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 
-from deployment.access.authentication import Authenticator
 from deployment.access.grants import KeyWish
 from deployment.access.model import KeyRecord, Principal, Role, StoredLimits, Tenant
 from deployment.access.permissions import BUILT_IN_ROLES, Permission
@@ -19,10 +18,18 @@ from deployment.errors import InvalidRequest
 from deployment.settings import LimitSet
 
 
+class Callers(Protocol):
+    """Who tells who calls."""
+
+    def authenticate(self, scope: Mapping[str, Any]) -> Principal:
+        """The principal of a connection. Raises Unauthenticated when there is none."""
+        ...
+
+
 class Needs:
     """A dependency: the caller, who must hold this permission. `declared_permission` finds it on a route."""
 
-    def __init__(self, permission: Permission, authenticator: Authenticator) -> None:
+    def __init__(self, permission: Permission, authenticator: Callers) -> None:
         self.permission = permission
         self._authenticator = authenticator
 
@@ -153,7 +160,7 @@ class LimitsOut(BaseModel):
     limits: LimitSet
 
 
-def admin_routes(service: AccessService, authenticator: Authenticator) -> APIRouter:
+def admin_routes(service: AccessService, authenticator: Callers) -> APIRouter:
     """The routes under /admin for keys, tenants, roles and limits."""
     router = APIRouter(prefix="/admin", route_class=AdminRoute)
     for add in (_key_routes, _tenant_routes, _role_routes, _limit_routes):
@@ -161,7 +168,7 @@ def admin_routes(service: AccessService, authenticator: Authenticator) -> APIRou
     return router
 
 
-def _key_routes(router: APIRouter, service: AccessService, authenticator: Authenticator) -> None:
+def _key_routes(router: APIRouter, service: AccessService, authenticator: Callers) -> None:
     reader = Annotated[Principal, Depends(Needs(Permission.KEYS_READ, authenticator))]
     writer = Annotated[Principal, Depends(Needs(Permission.KEYS_WRITE, authenticator))]
 
@@ -199,7 +206,7 @@ def _key_routes(router: APIRouter, service: AccessService, authenticator: Authen
         return _key(await service.revoke_key(caller, public_id), service)
 
 
-def _tenant_routes(router: APIRouter, service: AccessService, authenticator: Authenticator) -> None:
+def _tenant_routes(router: APIRouter, service: AccessService, authenticator: Callers) -> None:
     reader = Annotated[Principal, Depends(Needs(Permission.TENANTS_READ, authenticator))]
     writer = Annotated[Principal, Depends(Needs(Permission.TENANTS_WRITE, authenticator))]
 
@@ -224,7 +231,7 @@ def _tenant_routes(router: APIRouter, service: AccessService, authenticator: Aut
         await service.set_tenant_enabled(caller, tenant_id, True)
 
 
-def _role_routes(router: APIRouter, service: AccessService, authenticator: Authenticator) -> None:
+def _role_routes(router: APIRouter, service: AccessService, authenticator: Callers) -> None:
     reader = Annotated[Principal, Depends(Needs(Permission.ROLES_READ, authenticator))]
     writer = Annotated[Principal, Depends(Needs(Permission.ROLES_WRITE, authenticator))]
 
@@ -244,7 +251,7 @@ def _role_routes(router: APIRouter, service: AccessService, authenticator: Authe
         await service.delete_role(caller, name)
 
 
-def _limit_routes(router: APIRouter, service: AccessService, authenticator: Authenticator) -> None:
+def _limit_routes(router: APIRouter, service: AccessService, authenticator: Callers) -> None:
     reader = Annotated[Principal, Depends(Needs(Permission.LIMITS_READ, authenticator))]
     writer = Annotated[Principal, Depends(Needs(Permission.LIMITS_WRITE, authenticator))]
 

@@ -5,13 +5,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from deployment.errors import ConfigurationError, EngineUnavailable, RamseyError, StreamIncomplete
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
+
+_Kind = TypeVar("_Kind", dict[str, Any], list[Any])
 
 
 def address(host: str, port: int) -> str:
@@ -42,6 +44,11 @@ class Gateway:
         with self._asked("GET", path, None) as response:
             return _object(response)
 
+    def items(self, path: str) -> list[dict[str, Any]]:
+        """The list at `path`."""
+        with self._asked("GET", path, None) as response:
+            return [entry for entry in _read(response, list) if isinstance(entry, dict)]
+
     def status(self, path: str) -> tuple[int, dict[str, Any]]:
         """As `get`, but a status of 400 and more is no error."""
         with self._asked("GET", path, None, checked=False) as response:
@@ -50,6 +57,11 @@ class Gateway:
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The answer to `body`, whole."""
         with self._asked("POST", path, body) as response:
+            return _object(response)
+
+    def put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to `body`, which replaces what is at `path`."""
+        with self._asked("PUT", path, body) as response:
             return _object(response)
 
     def delete(self, path: str) -> None:
@@ -101,12 +113,16 @@ class Gateway:
 
 
 def _object(response: HTTPResponse) -> dict[str, Any]:
+    return _read(response, dict) if response.status != 204 else {}
+
+
+def _read(response: HTTPResponse, kind: type[_Kind]) -> _Kind:
     content = response.read()
     try:
         value = json.loads(content)
     except ValueError:
         value = None
-    if not isinstance(value, dict):
+    if not isinstance(value, kind):
         raise RamseyError(f"What answers is no Ramsey gateway (status {response.status}).", hint="Check --url.")
     return value
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deployment import __version__
-from deployment.cli import chat, config, doctor, engine, generate, keys, models, nodes, stack
+from deployment.cli import access, audit, chat, config, doctor, engine, generate, keys, models, nodes, stack
 from deployment.cli.output import Json, print_json
 
 app = typer.Typer(
@@ -41,6 +41,10 @@ app.command()(doctor.doctor)
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")
+app.add_typer(access.tenants, name="tenants")
+app.add_typer(access.roles, name="roles")
+app.add_typer(access.limits, name="limits")
+app.add_typer(audit.app, name="audit")
 
 
 @app.command()

@@ -73,16 +73,17 @@ def test_config_check_says_what_is_wrong(machine: "Machine", tmp_path: Path) -> 
 
 
 def test_a_new_key_and_what_to_paste(machine: "Machine", tmp_path: Path) -> None:
-    result = machine.ramsey("keys", "create", "--name", 'Ann "A"', "--tenant", "lab")
+    result = machine.ramsey("keys", "create", "--print-config", "--name", 'Ann "A"', "--tenant", "lab")
     lines = result.stdout.splitlines()
     key = next(line.strip() for line in lines if line.strip().startswith("rk_"))
     pasted = "\n".join(line.strip() for line in lines[lines.index("  [[access.keys]]") :])
     assert tomllib.loads(pasted) == {
         "access": {"keys": [{"name": 'Ann "A"', "tenant": "lab", "sha256": key_sha256(key)}]}
     }
-    made = json.loads(machine.ramsey("keys", "create", "--name", "x", "--json").stdout)
+    made = json.loads(machine.ramsey("keys", "create", "--print-config", "--name", "x", "--json").stdout)
     assert made["sha256"] == key_sha256(made["key"])
-    assert machine.ramsey("keys", "create", "--name", "").returncode == 2
+    assert machine.ramsey("keys", "create", "--print-config", "--name", "").returncode == 2
+    assert not machine.data_dir.exists(), "nothing is kept"
 
 
 def test_version(machine: "Machine") -> None:

@@ -1,0 +1,158 @@
+"""keys, tenants, roles, limits, audit: on this machine's database, and through a gateway."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from deployment.cli.admin import moment, span
+from deployment.cli.root import app
+from deployment.errors import ConfigurationError, RamseyError
+
+if TYPE_CHECKING:
+    from tests.deployment.cli.conftest import Machine
+
+Ramsey = Callable[..., Any]
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def run(*words: str) -> Result:
+    """A verb in this process; its own errors are raised."""
+    result = CliRunner().invoke(app, words)
+    if isinstance(result.exception, RamseyError):
+        raise result.exception
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result
+
+
+def told(*words: str) -> Any:
+    return json.loads(run(*words, "--json").stdout)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("RAMSEY_", "OLLAMA_"))]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh machine: no gateway, no key, no database."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAMSEY_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_the_first_key_is_made_without_a_gateway_or_a_key(data_dir: Path) -> None:
+    said = run("keys", "create", "--name", "Ann [red]").stdout
+    (key,) = [word for word in said.split() if word.startswith("rk_")]
+    assert "Ann [red]" in said
+    (kept,) = told("keys", "list")
+    assert (kept["name"], kept["tenant"], kept["roles"], kept["state"]) == ("Ann [red]", "default", ["user"], "active")
+    assert key.split("_")[1] == kept["public_id"]
+    assert key not in run("keys", "list").stdout + run("keys", "show", kept["public_id"]).stdout
+    assert key.encode() not in (data_dir / "ramsey.db").read_bytes()
+
+
+def test_a_key_may_be_narrowed_in_every_way(data_dir: Path) -> None:
+    run("tenants", "create", "acme", "--name", "Acme Ltd")
+    words = ["--tenant", "acme", "--role", "operator", "--role", "viewer", "--scope", "inference", "--model", "m"]
+    made = told("keys", "create", "--name", "x", *words, "--network", "10.0.0.0/8", "--expires", "2099-01-31")
+    shown = told("keys", "show", made["public_id"])
+    assert shown == {name: value for name, value in made.items() if name != "key"}
+    assert (shown["tenant"], shown["roles"], shown["scopes"]) == ("acme", ["operator", "viewer"], ["inference"])
+    assert (shown["models"], shown["networks"], shown["expires_at"][:10]) == (["m"], ["10.0.0.0/8"], "2099-01-31")
+    assert told("keys", "list", "--tenant", "default") == []
+    with pytest.raises(RamseyError, match="no role chief"):
+        run("keys", "create", "--name", "x", "--role", "chief")
+    with pytest.raises(ConfigurationError, match="name, a tenant and roles alone"):
+        run("keys", "create", "--name", "x", "--print-config", "--model", "m")
+
+
+def test_a_key_is_rotated_and_revoked(data_dir: Path) -> None:
+    first = told("keys", "create", "--name", "x")["public_id"]
+    second = told("keys", "rotate", first, "--overlap", "2h")["public_id"]
+    assert told("keys", "show", first)["replaced_by"] == second
+    assert run("keys", "revoke", first).stdout == f"Revoked {first} (x).\n"
+    assert {key["public_id"]: key["state"] for key in told("keys", "list")} == {first: "revoked", second: "active"}
+
+
+def test_the_record_is_read_and_checked_and_names_the_user(data_dir: Path) -> None:
+    run("tenants", "create", "acme")
+    run("tenants", "disable", "acme")
+    run("tenants", "enable", "acme")
+    lines = [json.loads(line) for line in run("audit", "tail", "--lines", "2", "--json").stdout.splitlines()]
+    assert [line["action"] for line in lines] == ["tenant.disable", "tenant.enable"]
+    assert all(line["actor_name"].endswith(" on the command line") for line in lines)
+    assert "tenant.create acme" in run("audit", "tail").stdout
+    assert "whole: 3 entries" in run("audit", "verify").stdout
+    with sqlite3.connect(data_dir / "ramsey.db") as database:
+        database.execute("UPDATE audit_log SET subject = 'evil' WHERE seq = 2")
+    broken = run("audit", "verify")
+    assert (broken.exit_code, "entry 2 does not fit" in broken.stderr) == (1, True)
+
+
+def test_roles_and_limits_are_set_and_deleted(data_dir: Path) -> None:
+    run("roles", "set", "reader", "--permission", "usage:read")
+    assert {"name": "reader", "built_in": False, "permissions": ["usage:read"]} in told("roles", "list")
+    run("roles", "delete", "reader")
+    assert "reader" not in run("roles", "list").stdout
+    run("limits", "set", "model", "ramsey-model", "--limit", "requests_per_minute=60", "--limit", "concurrent=2")
+    assert run("limits", "list").stdout == "model ramsey-model: requests_per_minute=60, concurrent=2\n"
+    run("limits", "delete", "model", "ramsey-model")
+    assert told("limits", "list") == []
+    with pytest.raises(RamseyError, match="requests_per_hour"):
+        run("limits", "set", "model", "ramsey-model", "--limit", "requests_per_hour=60")
+
+
+def test_through_a_gateway_with_a_key(running: "Machine", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAMSEY_DATA_DIR", str(running.data_dir))
+    admin = told("keys", "create", "--name", "admin", "--role", "admin")
+    user = told("keys", "create", "--name", "user")
+    monkeypatch.setenv("RAMSEY_DATA_DIR", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("RAMSEY_API_KEY", admin["key"])
+    at = ("--url", running.url)
+    _wait_until_known(at)
+    made = told("keys", "create", "--name", "made", *at)
+    assert made["created_by"] == admin["public_id"]
+    assert run("keys", "revoke", made["public_id"], *at).stdout == f"Revoked {made['public_id']} (made).\n"
+    assert "made" in run("keys", "list", *at).stdout
+    run("tenants", "create", "far", *at)
+    run("tenants", "disable", "far", *at)
+    run("roles", "set", "far", "--permission", "usage:read", *at)
+    run("roles", "delete", "far", *at)
+    assert told("audit", "verify", *at)["whole"]
+    assert "role.delete far" in run("audit", "tail", "-n", "1", *at).stdout
+    assert not (tmp_path / "elsewhere").exists(), "the database was not asked"
+    monkeypatch.setenv("RAMSEY_API_KEY", user["key"])
+    with pytest.raises(RamseyError, match="lacks the permission keys:read"):
+        run("keys", "list", *at)
+
+
+def _wait_until_known(at: tuple[str, ...]) -> None:
+    """The gateway looks every 0.4 s for new keys."""
+    while True:
+        try:
+            run("keys", "list", *at)
+            return
+        except RamseyError as error:
+            if error.code != "unauthenticated":
+                raise
+
+
+def test_lengths_and_times() -> None:
+    assert span("90d", "--overlap") == timedelta(days=90)
+    assert moment("12h", NOW, "--expires") == NOW + timedelta(hours=12)
+    assert moment("2027-01-31", NOW, "--expires") == datetime(2027, 1, 31, tzinfo=UTC)
+    assert moment("2027-01-31T10:00+02:00", NOW, "--expires") == datetime(2027, 1, 31, 8, tzinfo=UTC)
+    for wrong in ("", "d", "-1d", "90", "9999999d", "soon"):
+        with pytest.raises(ConfigurationError, match="--expires"):
+            moment(wrong, NOW, "--expires")
+    with pytest.raises(ConfigurationError, match="--overlap"):
+        span("1y", "--overlap")
