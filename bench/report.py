@@ -53,9 +53,9 @@ def save(folder: Path, name: str, figures: dict[str, Any], sections: dict[str, A
     data, picture = folder / f"{name}.json", folder / f"{name}.png"
     data.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     drawn = {key: section for key, section in sections.items() if hasattr(section, "plot")}
-    columns = min(len(drawn), 3) or 1
+    columns = min(len(drawn), 2) or 1
     rows = -(-len(drawn) // columns) or 1
-    figure, axes = plt.subplots(rows, columns, figsize=(6 * columns, 4.2 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(8 * columns, 4.2 * rows), squeeze=False)
     for place in axes.flat[len(drawn) :]:
         place.axis("off")
     for place, (key, section) in zip(axes.flat, drawn.items(), strict=False):

@@ -47,6 +47,6 @@ def tables(figures: dict[str, Any]) -> list[Table]:
 def plot(axes: Any, figures: dict[str, Any]) -> None:
     rows = figures["rows"]
     axes.plot([row["requests"] for row in rows], [row["rss_mb"] for row in rows], marker="o", color="#c2410c")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, max(MOST_MB, *(row["rss_mb"] for row in rows)) * 1.1)
     axes.set_xlabel("requests")
     axes.set_title("Ramsey's memory, MB")
