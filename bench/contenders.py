@@ -37,7 +37,7 @@ class Contender:
 
 
 def ramsey(upstream: str, *, name: str = "Ramsey", server: str = "own", **variables: str) -> Contender:
-    """The gateway with everything on: key, limits, metrics, JSON log lines to a file, routing and the pool."""
+    """The gateway with a key, metrics, JSON log lines to a file, routing and the pool."""
     port = free_port()
     if server == "own":
         command = [RAMSEY_PYTHON, "src/deployment/api.py"]
