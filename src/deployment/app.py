@@ -156,6 +156,8 @@ async def _running(work: object) -> AsyncIterator[None]:
 def serve(app: FastAPI) -> None:
     """Run the application on its settings' address until SIGTERM or Ctrl-C; returns when it has drained.
 
+    Raises ConfigurationError when nobody could be let in.
+
     Raises StartupError when the address cannot be had.
     """
     settings: Settings = app.state.services.settings
@@ -173,6 +175,8 @@ def serve(app: FastAPI) -> None:
     configure_logging(settings.log, readable=settings.profile is Profile.DEVELOPMENT and sys.stdout.isatty())
     _log.info("listening", url=f"http://{host}:{port}")
     uvicorn.Server(config).run(sockets=[listener])
+    if (problem := getattr(app.state, "startup_error", None)) is not None:
+        raise problem
 
 
 def _listen(settings: Settings) -> socket.socket:

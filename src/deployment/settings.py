@@ -262,7 +262,7 @@ class PoolSettings(Section):
 
 
 class ApiKey(Section):
-    """One key that may call. Only its SHA-256 is known here: `ramsey keys create` makes both."""
+    """One key that may call. Only its SHA-256 is known here: `ramsey keys create --print-config` makes both."""
 
     name: str = Field(min_length=1, max_length=64, description="Who holds the key; appears in logs.")
     sha256: str = Field(pattern=_SHA256, description="SHA-256 of the key, in hex.")
@@ -296,7 +296,7 @@ class OidcProvider(Section):
 class AccessSettings(Section):
     """Who may call."""
 
-    keys: tuple[ApiKey, ...] = Field((), description="The keys that may call.")
+    keys: tuple[ApiKey, ...] = Field((), description="Keys that may call, besides the stored ones.")
     oidc: tuple[OidcProvider, ...] = Field((), description="Providers whose access tokens are accepted.")
     cors_origins: tuple[str, ...] = Field((), description="Web origins whose pages may call; none by default.")
     offline_seconds: Seconds = Field(
@@ -420,15 +420,6 @@ class Settings(BaseSettings):
         file = TomlConfigSettingsSource(settings_cls)
         ollama = InitSettingsSource(settings_cls, _from_ollama_variables())
         return init_settings, env_settings, file, ollama
-
-    @model_validator(mode="after")
-    def _authentication_outside_development(self) -> Self:
-        if self.profile is not Profile.DEVELOPMENT and not (self.access.keys or self.access.oidc):
-            raise ValueError(
-                f"the profile {self.profile.value} needs authentication: add a key under [[access.keys]] "
-                "(`ramsey keys create --name NAME` makes one) or a provider under [[access.oidc]]"
-            )
-        return self
 
     @property
     def models_dir(self) -> Path:

@@ -213,7 +213,39 @@ def test_a_wrong_setting_is_told(told: Any) -> None:
 
 
 def test_outside_development_it_refuses_to_start_without_keys(told: Any) -> None:
-    status, output = told(RAMSEY_PROFILE="production")
+    status, output = told(RAMSEY_PROFILE="production", RAMSEY_SERVER__PORT="0")
     assert status == 1
     assert "needs authentication" in output
     assert "ramsey keys create" in output
+    assert "Traceback" not in output
+
+
+def test_under_another_server_it_refuses_as_clearly(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "src.deployment.api:app", "--port", "0"],
+        cwd=ROOT,
+        env=clean_environment(RAMSEY_DATA_DIR=str(tmp_path), RAMSEY_PROFILE="production"),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode != 0
+    assert "needs authentication" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_key_made_before_anything_ran_lets_its_holder_in(tmp_path: Path) -> None:
+    made = subprocess.run(
+        [sys.executable, "-m", "deployment", "keys", "create", "--name", "first", "--json"],
+        cwd=ROOT,
+        env=clean_environment(RAMSEY_DATA_DIR=str(tmp_path / "data"), RAMSEY_PROFILE="production"),
+        capture_output=True,
+        check=True,
+    )
+    with running_stack(tmp_path, RAMSEY_PROFILE="production") as stack:
+        request = urllib.request.Request(f"{stack.url}/v1/models")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(request)
+        request.add_header("Authorization", f"Bearer {json.loads(made.stdout)['key']}")
+        with urllib.request.urlopen(request) as answer:
+            assert answer.status == 200

@@ -88,14 +88,6 @@ def test_what_kubernetes_puts_into_a_container_is_no_setting(
     assert load().server.port == 8000
 
 
-@pytest.mark.parametrize("profile", ["staging", "production"])
-def test_outside_development_authentication_is_needed(profile: str) -> None:
-    with pytest.raises(ConfigurationError, match="needs authentication") as problem:
-        load(profile=profile)
-    assert "ramsey keys create" in problem.value.message
-    assert load(profile=profile, access={"keys": [{"name": "a", "sha256": HASH}]}).profile == profile
-
-
 def test_a_wrong_value_is_not_repeated_since_it_may_be_a_secret() -> None:
     with pytest.raises(ConfigurationError) as problem:
         load(access={"keys": [{"name": "a", "sha256": "rk_public_secret"}]})

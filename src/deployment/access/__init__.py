@@ -7,6 +7,7 @@ from deployment.access.limits import LimitFact, LimitReached, Limits, Reservatio
 from deployment.access.local import local_admin
 from deployment.access.model import KeyRecord, Principal, Role, Tenant
 from deployment.access.permissions import BUILT_IN_ROLES, Permission
+from deployment.access.required import require_authentication
 from deployment.access.room import Access
 from deployment.access.routes import AdminRoute, Needs, declared_permission
 from deployment.access.service import LOCAL_OPERATOR, AccessService, CreatedKey
@@ -37,4 +38,5 @@ __all__ = [
     "key_sha256",
     "local_admin",
     "ratelimit_headers",
+    "require_authentication",
 ]

@@ -13,6 +13,7 @@ from deployment.access.limits import Limits, MemoryCounters, RuleBook, SharedCou
 from deployment.access.limits.keeper import BudgetKeeper
 from deployment.access.limits.store import SpendingStore
 from deployment.access.oidc import Provider, TokenAuthenticator
+from deployment.access.required import require_authentication
 from deployment.access.routes import admin_routes
 from deployment.access.service import AccessService
 from deployment.access.store import AccessStore
@@ -37,7 +38,8 @@ class Access:
         self._counters = _counters(settings, clock)
         book = RuleBook(settings.limits, clock, directory)
         self.limits = Limits(book, self._counters, settings.limits.budget_alert)
-        self._spending, self._clock = SpendingStore(database), clock
+        self._spending = SpendingStore(database)
+        self._settings, self._database, self._clock = settings, database, clock
 
     @property
     def problems(self) -> list[str]:
@@ -54,11 +56,15 @@ class Access:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Migrate the database and keep the stored keys in memory up to date until the end."""
+        """Migrate the database and keep the stored keys in memory up to date until the end.
+
+        Raises ConfigurationError outside development when there is no way to authenticate.
+        """
         async with AsyncExitStack() as stack:
             if isinstance(self._counters, SharedCounters):
                 stack.push_async_callback(self._counters.close)
             await stack.enter_async_context(self._sync.running())
+            await require_authentication(self._settings, self._database, self._clock)
             for provider in self._providers:
                 await stack.enter_async_context(provider.running())
             if isinstance(self._counters, MemoryCounters):

@@ -127,6 +127,12 @@ class AccessStore:
                 .values(revoked_at=act.at, version=version)
             )
 
+    async def has_usable_key(self, now: datetime) -> bool:
+        """Whether there is a key that is neither revoked nor expired."""
+        usable = sa.and_(_keys.c.revoked_at.is_(None), sa.or_(_keys.c.expires_at.is_(None), _keys.c.expires_at > now))
+        async with self._database.read() as connection:
+            return (await connection.execute(sa.select(_keys.c.public_id).where(usable).limit(1))).first() is not None
+
     async def key(self, public_id: str) -> KeyRecord | None:
         """One key."""
         async with self._database.read() as connection:

@@ -115,9 +115,9 @@ def gateway(settings: Settings) -> list[Finding]:
     """Who has the port, and whether it can answer."""
     server = settings.server
     here = running(settings.data_dir)
-    url = here.url if here and here.url else address(server.host, server.port)
+    url = here.url if here and here.url else address(server)
     try:
-        code, health = Gateway(url, timeout_s=5.0).status("/health")
+        code, health = Gateway(url, timeout_s=5.0, certificate=server.tls_cert).status("/health")
     except RamseyError as error:
         if not _is_taken(server.host, server.port):
             return [Finding("gateway", "ok", f"does not run; {server.host}:{server.port} is free")]
@@ -208,7 +208,9 @@ def exposure(settings: Settings) -> list[Finding]:
     if is_loopback(settings.server.host):
         return [Finding("exposure", "ok", "the gateway listens on this machine alone")]
     if not settings.access.keys:
-        text = f"the gateway listens on {settings.server.host} and knows no keys: callers from elsewhere are refused"
+        text = (
+            f"the gateway listens on {settings.server.host}: without a stored key, callers from elsewhere are refused"
+        )
         return [Finding("exposure", "warning", text, "Make one: ramsey keys create --name NAME")]
     text = f"the gateway listens on {settings.server.host}; callers need one of {len(settings.access.keys)} keys"
     return [Finding("exposure", "ok", text)]

@@ -14,16 +14,18 @@ from typing import Any
 import structlog
 
 from deployment import __version__
+from deployment.access import require_authentication
 from deployment.cli.claim import Claim, Running, claimed
 from deployment.cli.gateway import Gateway, address
 from deployment.cli.gateway_process import GatewayProcess, Interrupts, ending_of, first_of, gateway_process
 from deployment.cli.output import Phases, print_json
 from deployment.clock import SystemClock
+from deployment.database import Database, database_url
 from deployment.engines import RunningEngine, launch
 from deployment.errors import RamseyError, StartupError
 from deployment.ollama_client import OllamaClient
 from deployment.releases import Release, check_model, deploy
-from deployment.settings import Settings, api_key, environment
+from deployment.settings import Profile, Settings, api_key, environment
 
 _ASK_S = 180.0
 
@@ -56,6 +58,7 @@ async def run(settings: Settings, options: Options) -> int:
     with claimed(settings.data_dir, Running(os.getpid(), since, detached=options.detached)) as claim:
         _require_free(settings)
         check_model(settings)
+        await _require_authentication(settings)
         async with AsyncExitStack() as stack:
             starting = asyncio.create_task(_start(settings, options, stack, phases, interrupts))
             if await first_of(starting, interrupts.once.wait()):
@@ -160,7 +163,7 @@ def _require_free(settings: Settings) -> None:
             probe.bind((server.host, server.port))
             probe.listen()
         except OSError as error:
-            who = _who_answers(address(server.host, server.port))
+            who = _who_answers(address(server), server.tls_cert)
             reason = f"{who} at {server.host}:{server.port}." if who else f"{error.strerror or error}."
             raise StartupError(
                 f"Cannot listen on {server.host}:{server.port}: {reason}",
@@ -168,9 +171,18 @@ def _require_free(settings: Settings) -> None:
             ) from None
 
 
-def _who_answers(url: str) -> str:
+async def _require_authentication(settings: Settings) -> None:
+    """The gateway would refuse to start; say so before an engine is started."""
+    database = Database(database_url(settings))
     try:
-        _, told = Gateway(url, timeout_s=2.0).status("/health/live")
+        await require_authentication(settings, database, SystemClock())
+    finally:
+        await database.close()
+
+
+def _who_answers(url: str, certificate: Path | None) -> str:
+    try:
+        _, told = Gateway(url, timeout_s=2.0, certificate=certificate).status("/health/live")
     except RamseyError:
         return "another program is there"
     return "another Ramsey answers" if told.get("status") == "alive" else "another program answers"
@@ -183,9 +195,10 @@ def _next(port: int) -> int:
 def _ask(settings: Settings, url: str) -> str | None:
     """Show that it answers; None where that needs a key and there is none."""
     key = api_key()
-    if key is None and settings.access.keys and settings.profile != "development":
+    if key is None and settings.profile is not Profile.DEVELOPMENT:
         return None
-    told = Gateway(url, key, timeout_s=_ASK_S).post("/generate", {"prompt": _prompt(settings), "max_tokens": 64})
+    gateway = Gateway(url, key, _ASK_S, settings.server.tls_cert)
+    told = gateway.post("/generate", {"prompt": _prompt(settings), "max_tokens": 64})
     return " ".join(str(told.get("response", "")).split())
 
 

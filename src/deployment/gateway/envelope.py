@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deployment.errors import MethodNotAllowed, NotFound, RamseyError
 from deployment.gateway.errors_out import dialect_of, error_body
 from deployment.gateway.exchange import CANCELLED
+from deployment.gateway.startup import told_plainly
 from deployment.telemetry import Metrics, RequestRecord
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
@@ -34,7 +35,7 @@ class Envelope:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request inside its envelope."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await told_plainly(self._app, scope, receive, send)
             return
         record = RequestRecord(request_id=_request_id(scope), method=scope["method"])
         scope.setdefault("state", {})["record"] = record
