@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from deployment.embedded.cores import default_threads
+from deployment.embedded.cores import default_threads, usable_cores
 from deployment.embedded.options import LoadOptions
 from deployment.errors import EngineCrashed, EngineError, EngineTimeout
 
@@ -82,7 +82,8 @@ class Child:
         child = cls(process, api_key)
         order = {
             **asdict(options),
-            "threads": options.threads or default_threads(),
+            # A caller may ask for 100,000; more than there are cores only burn their time.
+            "threads": min(options.threads, usable_cores()) if options.threads > 0 else default_threads(),
             "path": str(blob),
             "slots": slots,
             "api_key": api_key,

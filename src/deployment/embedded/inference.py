@@ -14,9 +14,10 @@ from deployment.embedded.prompts import (
     chat_messages,
     chat_request,
     check,
-    drop_oldest,
+    droppable,
     generate_messages,
     raw_request,
+    without,
 )
 from deployment.embedded.runners import Key, Lease, Runners, Wanted
 from deployment.embedded.translate import ChatReader, CompletionReader, Event, Started, read_events
@@ -136,10 +137,29 @@ async def _ask(lease: Lease, question: Question) -> AsyncGenerator[Event, None]:
         except Refused as refused:
             if refused.details.get("type") != "exceed_context_size_error" or messages is None:
                 raise
-            messages = drop_oldest(messages)
-            if messages is None:
+            if not (oldest := droppable(messages)):
                 raise
+            dropped = await _least_to_drop(lease, body, messages, oldest, refused.details.get("n_ctx", 0))
+            messages = without(messages, oldest[:dropped])
             body = {**body, "messages": messages}
+
+
+async def _least_to_drop(
+    lease: Lease, body: dict[str, Any], messages: list[dict[str, Any]], oldest: list[int], context: int
+) -> int:
+    """How many of the oldest messages must go: found by halving, as each try reads the whole conversation."""
+
+    async def fits(dropped: int) -> bool:
+        shorter = {**body, "messages": without(messages, oldest[:dropped])}
+        prompt = (await lease.child.ask(lease.client, "/apply-template", shorter))["prompt"]
+        question = {"content": prompt, "add_special": True, "parse_special": True}
+        return len((await lease.child.ask(lease.client, "/tokenize", question))["tokens"]) < context
+
+    low, high = 1, len(oldest)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if await fits(middle) else (middle + 1, high)
+    return low
 
 
 async def _embed(lease: Lease, text: str, options: LoadOptions, truncate: bool) -> tuple[list[float], int]:

@@ -40,6 +40,7 @@ _LLAMA_NAMES = {"num_keep": "n_keep"}
 # Ollama's guard against a model that never ends: so many contexts at most.
 _MAX_CONTEXTS = 10
 _MIN_CONTEXT = 4
+_TOO_BIG = 1 << 63
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -138,7 +139,7 @@ def _duration(text: str) -> float:
 
 def _convert(name: str, value: Any, wanted: type) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if wanted is int and number and math.isfinite(value):
+    if wanted is int and number and math.isfinite(value) and abs(value) < _TOO_BIG:
         return int(value)
     if wanted is float and number and math.isfinite(value):
         return float(value)

@@ -113,12 +113,15 @@ def raw_request(body: Generate, sampling: dict[str, Any]) -> dict[str, Any]:
     return request
 
 
-def drop_oldest(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
-    """The conversation without its oldest message that is neither a system message nor the last; None if none."""
-    for index, message in enumerate(messages[:-1]):
-        if message["role"] != "system":
-            return messages[:index] + messages[index + 1 :]
-    return None
+def droppable(messages: list[dict[str, Any]]) -> list[int]:
+    """Which of a conversation's messages may go, the oldest first: neither system messages nor the last."""
+    return [index for index, message in enumerate(messages[:-1]) if message["role"] != "system"]
+
+
+def without(messages: list[dict[str, Any]], dropped: list[int]) -> list[dict[str, Any]]:
+    """The conversation without those."""
+    gone = set(dropped)
+    return [message for index, message in enumerate(messages) if index not in gone]
 
 
 def _schema(wanted: Any) -> dict[str, Any] | None:

@@ -145,6 +145,18 @@ def test_a_conversation_too_long_loses_its_oldest(node: httpx.Client) -> None:
     assert (inner["type"], inner["n_ctx"]) == ("exceed_context_size_error", 512)
 
 
+def test_a_conversation_of_thousands_of_turns_keeps_the_newest(node: httpx.Client) -> None:
+    turn = {"role": "user", "content": "What is R(3,3)?"}
+    answer = ask(node, messages=[turn] * 3000 + [{"role": "user", "content": QUESTION}], options={"num_predict": 1})
+    assert answer.status_code == 200
+    # Another turn of a dozen tokens would no longer fit into the context of 512.
+    assert 490 <= answer.json()["prompt_eval_count"] < 512
+
+
+def test_too_many_threads_are_as_many_as_there_are_cores(node: httpx.Client) -> None:
+    assert ask(node, options={"num_thread": 100_000}).status_code == 200
+
+
 def test_a_prompt_too_long_is_refused(node: httpx.Client) -> None:
     refused = ask(node, "/api/generate", prompt="R(3,3) " * 400, stream=True)
     assert refused.status_code == 400
@@ -200,6 +212,7 @@ def test_the_older_embeddings(node: httpx.Client) -> None:
         ("/api/chat", {"messages": [{"role": "user", "images": ["aGk="]}]}, 400, "does not support vision"),
         ("/api/chat", {"keep_alive": "300"}, 400, 'missing unit in duration "300"'),
         ("/api/chat", {"options": {"temperature": "hot"}}, 500, 'option "temperature" must be of type float32'),
+        ("/api/chat", {"options": {"seed": 1 << 70}}, 500, 'option "seed" must be of type int'),
         ("/api/chat", {"format": "xml"}, 500, "invalid format"),
         ("/api/chat", {"format": {"enum": [str(number) for number in range(1001)]}}, 400, "1001 alternatives"),
         ("/api/generate", {"format": nested(300)}, 400, "nested more than 200 levels"),
