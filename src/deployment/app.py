@@ -174,9 +174,10 @@ def serve(app: FastAPI) -> None:
     host, port = listener.getsockname()[:2]
     configure_logging(settings.log, readable=settings.profile is Profile.DEVELOPMENT and sys.stdout.isatty())
     _log.info("listening", url=f"http://{host}:{port}")
-    uvicorn.Server(config).run(sockets=[listener])
-    if (problem := getattr(app.state, "startup_error", None)) is not None:
-        raise problem
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except SystemExit:
+        raise getattr(app.state, "startup_error", StartupError("It did not start; its log says why.")) from None
 
 
 def _listen(settings: Settings) -> socket.socket:
