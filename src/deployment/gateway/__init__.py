@@ -1,5 +1,6 @@
 """An inference request from wire to wire."""
 
+from deployment.gateway.direct import Direct
 from deployment.gateway.drain import Drainer
 from deployment.gateway.envelope import Envelope
 from deployment.gateway.health import health_routes
@@ -10,6 +11,7 @@ from deployment.gateway.service import Gateway
 
 __all__ = [
     "BODIES",
+    "Direct",
     "Drainer",
     "Envelope",
     "Gateway",

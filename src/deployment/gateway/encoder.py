@@ -1,10 +1,16 @@
 """What a dialect is, on the way out: an encoder over the one stream of events."""
 
+import random
 from dataclasses import dataclass
 from typing import Protocol
 
 from deployment.errors import RamseyError
 from deployment.ollama_client import Delta, Done, Generation
+
+
+def unique_id() -> str:
+    """32 hex digits that tell answers apart. Not a secret: the system's generator would cost ten times as much."""
+    return f"{random.getrandbits(128):032x}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ def _post(
         body = await read_body(request, server.max_body_bytes, server.slow_client_seconds)
         return await handle(request, principal, parse(schema, body))
 
+    gateway.direct[router.prefix + path] = endpoint
     router.add_api_route(
         path, endpoint, methods=["POST"], summary=summary, response_class=Json, **describe(router.prefix + path, schema)
     )

@@ -12,6 +12,7 @@ from deployment.clock import Clock
 from deployment.engines import EnginePool
 from deployment.errors import Draining
 from deployment.gateway.cache import Answers
+from deployment.gateway.direct import Endpoint
 from deployment.gateway.encoder import Encoder, Reply
 from deployment.gateway.exchange import Exchanges, Generation, Unary, Wire
 from deployment.gateway.inference import Bounds, Inference, Served, most_tokens, refuse_unwritable, resolve, to_call
@@ -43,6 +44,7 @@ class Gateway:
     metrics: Metrics
     clock: Clock
     drain: Drain = field(default_factory=Drain)
+    direct: dict[str, Endpoint] = field(default_factory=dict)  # POST paths that pass the router by
     exchanges: Exchanges = field(init=False)
     _wire: Wire = field(init=False)
 

@@ -26,7 +26,7 @@ from deployment.gateway.dialects.fields import (
     fold_seed,
     stop_list,
 )
-from deployment.gateway.encoder import Reply, Times, finish_reason, usage
+from deployment.gateway.encoder import Reply, Times, finish_reason, unique_id, usage
 from deployment.gateway.errors_out import OPENAI, error_body
 from deployment.gateway.inference import Inference
 from deployment.ollama_client import Delta, Done, Generation
@@ -257,7 +257,7 @@ class ChatEncoder:
         self._reply, self._include_usage = reply, include_usage
         self._tool_calls = 0
         self._frame: dict[str, Any] = {
-            "id": "chatcmpl-" + secrets.token_hex(16),
+            "id": "chatcmpl-" + unique_id(),
             "object": "chat.completion.chunk",
             "created": reply.created,
             "model": reply.model,

@@ -4,7 +4,6 @@ Reference: OpenAI API, "Create a model response" and "Streaming events". Nothing
 be continued by its id: send the whole conversation.
 """
 
-import secrets
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -21,7 +20,7 @@ from deployment.gateway.dialects.fields import (
     Tokens,
 )
 from deployment.gateway.dialects.openai_chat import tool_calls_out
-from deployment.gateway.encoder import Reply, Times
+from deployment.gateway.encoder import Reply, Times, unique_id
 from deployment.gateway.errors_out import OPENAI, error_body
 from deployment.gateway.inference import Inference
 from deployment.ollama_client import Delta, Done, Generation
@@ -138,9 +137,9 @@ class ResponsesEncoder:
         self._sequence = 0
         self._texts: list[str] = []
         self._calls: list[dict[str, Any]] = []
-        self._item_id = "msg_" + secrets.token_hex(16)
+        self._item_id = "msg_" + unique_id()
         self._frame: dict[str, Any] = {
-            "id": "resp_" + secrets.token_hex(16),
+            "id": "resp_" + unique_id(),
             "object": "response",
             "created_at": reply.created,
             "status": "in_progress",
@@ -221,7 +220,7 @@ class ResponsesEncoder:
         }
         functions = [
             {
-                "id": "fc_" + secrets.token_hex(16),
+                "id": "fc_" + unique_id(),
                 "type": "function_call",
                 "status": "completed",
                 "call_id": call["id"],

@@ -1,7 +1,6 @@
 """OpenAI's text completions, embeddings and list of models."""
 
 import base64
-import secrets
 import struct
 from typing import Annotated, Any, Literal
 
@@ -11,7 +10,7 @@ from pydantic import ConfigDict, Field
 from deployment.errors import RamseyError
 from deployment.gateway.dialects.fields import EmbeddingInput, ModelName, OpenRequest
 from deployment.gateway.dialects.openai_chat import DONE, Sampling, sse
-from deployment.gateway.encoder import Reply, Times, finish_reason, usage
+from deployment.gateway.encoder import Reply, Times, finish_reason, unique_id, usage
 from deployment.gateway.errors_out import OPENAI, error_body
 from deployment.gateway.inference import Inference
 from deployment.ollama_client import Delta, Done, Generation
@@ -49,7 +48,7 @@ class CompletionEncoder:
         self._reply, self._include_usage = reply, include_usage
         self._offset = 0
         self._frame: dict[str, Any] = {
-            "id": "cmpl-" + secrets.token_hex(16),
+            "id": "cmpl-" + unique_id(),
             "object": "text_completion",
             "created": reply.created,
             "model": reply.model,
