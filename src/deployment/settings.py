@@ -84,6 +84,26 @@ class ServerSettings(Section):
         30.0,
         description="How long a caller may take to send its body, or read none of its answer, in seconds.",
     )
+    slow_head_seconds: Seconds = Field(
+        10.0, description="How long a caller may take to send the head of a request, in seconds."
+    )
+    max_connections: int = Field(10_000, ge=1, description="Connections at the same time; more are refused with 503.")
+    tls_cert: Path | None = Field(
+        None, description="Certificate (chain) in PEM: speak HTTPS. Read again when the file changes."
+    )
+    tls_key: Path | None = Field(None, description="Its private key in PEM; by default in the certificate's file.")
+    tls_key_password: SecretStr | None = Field(None, description="What opens the key, where it is encrypted.")
+    hsts_seconds: int = Field(
+        31_536_000,
+        ge=0,
+        description="With tls_cert: how long browsers shall come by HTTPS alone, in seconds; 0 does not tell them.",
+    )
+
+    @model_validator(mode="after")
+    def _a_key_has_a_certificate(self) -> Self:
+        if self.tls_cert is None and (self.tls_key or self.tls_key_password):
+            raise ValueError("tls_key needs tls_cert beside it")
+        return self
 
 
 class ModelSettings(Section):

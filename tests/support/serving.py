@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 
 from deployment.app import Services, create_app
+from deployment.gateway.listener import server_config
 from deployment.settings import load
 
 
@@ -22,11 +23,12 @@ async def serving(engine_url: str, **overrides: Any) -> AsyncIterator[tuple[str,
     }
     for name, values in overrides.items():
         sections[name] = {**sections[name], **values} if name in sections else values
-    app = create_app(load(**sections))
+    settings = load(**sections)
+    app = create_app(settings)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on"))
+        server = uvicorn.Server(server_config(app, settings.server, lifespan="on"))
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             while not server.started:
@@ -35,7 +37,8 @@ async def serving(engine_url: str, **overrides: Any) -> AsyncIterator[tuple[str,
             services: Services = app.state.services
             while not services.traffic.table:
                 await asyncio.sleep(0.01)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}", services
+            scheme = "https" if server.config.is_ssl else "http"
+            yield f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", services
         finally:
             server.should_exit = True
             await task

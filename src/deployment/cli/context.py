@@ -29,8 +29,9 @@ def gateway_of(context: typer.Context, url: str | None) -> "Gateway":
     from deployment.cli.gateway import Gateway, address
     from deployment.settings import api_key
 
-    if url is None:
-        settings = settings_of(context)
-        here = running(settings.data_dir)
-        url = here.url if here and here.url else address(settings.server.host, settings.server.port)
-    return Gateway(url, api_key())
+    if url is not None:
+        return Gateway(url, api_key())
+    settings = settings_of(context)
+    here = running(settings.data_dir)
+    url = here.url if here and here.url else address(settings.server)
+    return Gateway(url, api_key(), certificate=settings.server.tls_cert)

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
@@ -11,22 +12,37 @@ from urllib.parse import urlsplit
 from deployment.errors import ConfigurationError, EngineUnavailable, RamseyError, StreamIncomplete
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import SecretStr
+
+    from deployment.settings import ServerSettings
 
 _Kind = TypeVar("_Kind", dict[str, Any], list[Any])
 
 
-def address(host: str, port: int) -> str:
-    """The URL at which this machine reaches a server that listens on `host`."""
+def address(server: "ServerSettings") -> str:
+    """The URL at which this machine reaches the server of these settings."""
+    scheme = "https" if server.tls_cert else "http"
+    host, port = server.host, server.port
     if host in {"0.0.0.0", "::", "127.0.0.1", "localhost", ""}:  # noqa: S104 - compared, not bound
         host = "localhost"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class Gateway:
-    """A gateway at `url`. `timeout_s` bounds connecting and every silence."""
+    """A gateway at `url`. `timeout_s` bounds connecting and every silence.
 
-    def __init__(self, url: str, key: "SecretStr | None" = None, timeout_s: float = 180.0) -> None:
+    `certificate` is the file of a server on this machine: it is trusted, whatever name it is for.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: "SecretStr | None" = None,
+        timeout_s: float = 180.0,
+        certificate: "Path | None" = None,
+    ) -> None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         try:
             usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -37,6 +53,7 @@ class Gateway:
         self.url = f"{parts.scheme}://{parts.netloc}"
         self._base = parts.path.rstrip("/")
         self._key = key
+        self._certificate = certificate
         self._timeout_s = timeout_s
 
     def get(self, path: str) -> dict[str, Any]:
@@ -91,8 +108,12 @@ class Gateway:
         self, method: str, path: str, body: dict[str, Any] | None, *, checked: bool = True
     ) -> Iterator[HTTPResponse]:
         parts = urlsplit(self.url)
-        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        connection = kind(parts.hostname or "", parts.port, timeout=self._timeout_s)
+        host = parts.hostname or ""
+        connection: HTTPConnection
+        if parts.scheme == "https":
+            connection = HTTPSConnection(host, parts.port, timeout=self._timeout_s, context=_trust(self._certificate))
+        else:
+            connection = HTTPConnection(host, parts.port, timeout=self._timeout_s)
         headers = {"Content-Type": "application/json"} if body is not None else {}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
@@ -104,12 +125,29 @@ class Gateway:
             yield response
         except (ConnectionRefusedError, socket.gaierror):
             raise EngineUnavailable(f"No gateway answers at {self.url}.", hint="Start one: ramsey up") from None
+        except ssl.SSLCertVerificationError as error:
+            raise EngineUnavailable(
+                f"The certificate of {self.url} is not trusted: {error.verify_message}.",
+                hint="Name the certificate of who signed it: SSL_CERT_FILE=PATH.",
+            ) from None
         except TimeoutError:
             raise EngineUnavailable(f"The gateway at {self.url} was silent for {self._timeout_s:g} s.") from None
         except (OSError, HTTPException) as error:
             raise EngineUnavailable(f"The connection to {self.url} broke: {error or type(error).__name__}.") from None
         finally:
             connection.close()
+
+
+def _trust(certificate: "Path | None") -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if certificate is not None:
+        context.check_hostname = False  # it is for the name that others use
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # itself is enough, without who signed it
+        try:
+            context.load_verify_locations(certificate)
+        except OSError as error:
+            raise ConfigurationError(f"server.tls_cert: {certificate} cannot be used: {error}.") from None
+    return context
 
 
 def _object(response: HTTPResponse) -> dict[str, Any]:

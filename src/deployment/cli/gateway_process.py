@@ -43,15 +43,16 @@ class Interrupts:
 class GatewayProcess:
     """`python src/deployment/api.py` as a child, at `url`."""
 
-    def __init__(self, process: Process, url: str, log: Path | None) -> None:
+    def __init__(self, process: Process, url: str, log: Path | None, certificate: Path | None) -> None:
         self.process = process
         self.url = url
         self._log = log
+        self._certificate = certificate
         self._begin = 0
 
     async def until_ready(self) -> None:
         """Wait until it takes work. Raises StartupError with its last words when it ends instead."""
-        gateway = Gateway(self.url, timeout_s=5.0)
+        gateway = Gateway(self.url, timeout_s=5.0, certificate=self._certificate)
         loop = asyncio.get_running_loop()
         end = loop.time() + _READY_S
         reason = ""
@@ -96,9 +97,9 @@ async def gateway_process(
             stderr=STDOUT if output else None,
             start_new_session=True,  # Ctrl-C comes to us alone, and we end it in order
         )
-    url = address(settings.server.host, settings.server.port)
+    url = address(settings.server)
     try:
-        yield GatewayProcess(process, url, log)
+        yield GatewayProcess(process, url, log, settings.server.tls_cert)
     finally:
         await _stop(process, settings, interrupts)
 

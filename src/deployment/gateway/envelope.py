@@ -5,6 +5,7 @@ import contextlib
 import re
 import secrets
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -14,9 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployment.errors import MethodNotAllowed, NotFound, RamseyError
+from deployment.errors import Forbidden, MethodNotAllowed, NotFound, RamseyError, Unauthenticated
 from deployment.gateway.errors_out import dialect_of, error_body
 from deployment.gateway.exchange import CANCELLED
+from deployment.gateway.listener.headers import CSP, NO_PAGE, Header
 from deployment.gateway.startup import told_plainly
 from deployment.telemetry import Metrics, RequestRecord
 
@@ -29,8 +31,13 @@ _log = structlog.get_logger("request")
 class Envelope:
     """ASGI middleware: pure, because the generic kind costs more than the rest of the request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, headers: Sequence[Header] = (), pages: Mapping[str, bytes] | None = None
+    ) -> None:
+        """`headers` come with every answer; `pages` are content security policies by path, where the strict one
+        is not for them."""
+        self._app, self._metrics, self._pages = app, metrics, pages or {}
+        self._headers = tuple(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request inside its envelope."""
@@ -47,11 +54,10 @@ class Envelope:
             if message["type"] == "http.response.start":
                 responded = True
                 record.status = message["status"]
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (b"x-request-id", record.request_id.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                ]
+                own = message.get("headers", ())
+                message["headers"] = [*own, (b"x-request-id", record.request_id.encode()), *self._headers]
+                if not any(name == CSP for name, _ in own):
+                    message["headers"].append((CSP, self._pages.get(scope["path"], NO_PAGE)))
             await send(message)
 
         self._metrics.in_flight.inc()
@@ -64,6 +70,8 @@ class Envelope:
                 record.error = RamseyError.code
                 _log.exception("unexpected error after the answer began", request_id=record.request_id)
                 raise
+            if isinstance(error, Unauthenticated | Forbidden):
+                self._refused(error, scope, record.request_id)
             await send_error(send_with_id, scope, receive, record, error)
         finally:
             self._metrics.in_flight.dec()

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployment.access import AdminRoute, Authenticator, Needs, Permission
 from deployment.engines import EnginePool, NodeSpec, NodeView
+from deployment.errors import ConfigurationError, InvalidRequest
 
 _DRAIN_LIMIT_S = 3600.0
 
@@ -95,7 +96,10 @@ def node_routes(pool: EnginePool, authenticator: Authenticator) -> APIRouter:
     async def add(body: NodeIn) -> NodeOut:
         """It takes work once its first check went well."""
         spec = NodeSpec(body.name, body.url.rstrip("/"), body.slots, body.weight, dict(body.labels), "admin")
-        return _out(await pool.add(spec))
+        try:
+            return _out(await pool.add(spec))
+        except ConfigurationError as error:  # its URL: here the caller wrote it
+            raise InvalidRequest(f"url: {error.message}", hint=error.hint) from None
 
     @router.post("/{name}/drain", dependencies=[write], summary="Drain a node")
     async def drain(name: str, body: DrainIn) -> NodeOut:

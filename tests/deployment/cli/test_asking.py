@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,7 @@ from tests.support.stack import ROOT
 from deployment.cli.chat import Conversation
 from deployment.cli.gateway import Gateway, address
 from deployment.errors import ConfigurationError, EngineUnavailable, RamseyError, StreamIncomplete
+from deployment.settings import ServerSettings
 
 if TYPE_CHECKING:
     from tests.deployment.cli.conftest import Machine
@@ -237,7 +239,8 @@ def test_what_is_no_gateway_is_told() -> None:
     ],
 )
 def test_the_address_at_which_a_listener_is_reached(host: str, url: str) -> None:
-    assert address(host, 8000) == url
+    assert address(ServerSettings(host=host)) == url
+    assert address(ServerSettings(host=host, tls_cert=Path("crt.pem"))) == url.replace("http:", "https:")
 
 
 def read_until(master: int, wanted: str, press: bytes = b"") -> str:

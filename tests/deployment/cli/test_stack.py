@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from tests.support.certificates import write_certificate
 from tests.support.stack import ROOT
 
 if TYPE_CHECKING:
@@ -57,6 +58,34 @@ def test_up_serves_and_ctrl_c_leaves_nothing(machine: "Machine") -> None:
     assert gone(started)
     assert machine.is_free(machine.port)
     assert machine.is_free(machine.engine_port)
+
+
+def test_with_a_certificate_everything_speaks_https(machine: "Machine", tmp_path: Path) -> None:
+    certificate, key = write_certificate(tmp_path, "llm.example")
+    machine.variables |= {"RAMSEY_SERVER__TLS_CERT": str(certificate), "RAMSEY_SERVER__TLS_KEY": str(key)}
+    process, said = machine.up()
+    url = machine.url.replace("http:", "https:")
+    assert re.search(rf"Gateway +{url} +\d+\.\d s", said)
+    assert f"curl -X POST {url}/generate" in said
+    assert "R(3,3) = 6" in said
+    status = machine.ramsey("status")
+    assert status.returncode == 0
+    assert url in status.stdout
+    stranger = machine.ramsey("status", "--url", url)
+    assert stranger.returncode == 1
+    assert "is not trusted" in stranger.stdout
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_a_certificate_that_is_missing_is_told(machine: "Machine", tmp_path: Path) -> None:
+    machine.variables["RAMSEY_SERVER__TLS_CERT"] = str(tmp_path / "no.pem")
+    told = machine.ramsey("up")
+    assert told.returncode == 1
+    assert (
+        f"server.tls_cert: cannot read {tmp_path / 'no.pem'}: No such file or directory." in told.stdout + told.stderr
+    )
 
 
 def test_kill_9_of_up_leaves_nothing(machine: "Machine") -> None:

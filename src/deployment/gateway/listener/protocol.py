@@ -1,0 +1,203 @@
+"""Uvicorn's HTTP protocol with what it lacks: bounds on a request's head, its time, and the number of connections.
+
+The parser (llhttp) refuses by itself what is ambiguous: two lengths, a length beside chunks, a folded header.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from deployment.errors import InvalidRequest, RamseyError, RequestTimeout
+from deployment.gateway.errors_out import dialect_of, error_body
+
+_MAX_HEAD_BYTES = 64 * 1024
+_MAX_HEADERS = 100
+_MAX_URL_BYTES = 8 * 1024
+_LINGER_S = 2.0
+_SPARE = 16  # connections beyond the limit that are still told why they are refused
+
+
+@dataclass(frozen=True, slots=True)
+class WireLimits:
+    """What one caller may take of the server before its request is understood."""
+
+    connections: int
+    head_seconds: float
+    body_seconds: float
+
+
+class _HeadTooLarge(RamseyError):
+    code = "head_too_large"
+    status = 431
+
+
+class _UrlTooLong(RamseyError):
+    code = "url_too_long"
+    status = 414
+
+
+class _TooManyConnections(RamseyError):
+    code = "too_many_connections"
+    status = 503
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection.
+
+    Two clocks run, never at once: one until the head of a request is there, one until its body is. A request that
+    comes in one piece starts neither.
+    """
+
+    def __init__(self, *args: Any, limits: WireLimits, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._deadline: asyncio.TimerHandle | None = None
+        self._in_head = self._in_body = self._refused = self._surplus = False
+        self._head_bytes = 0
+        self._refusal: RamseyError | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection; beyond the limit, its first request is answered with 503."""
+        super().connection_made(transport)
+        count, limit = len(self.connections), self._limits.connections
+        self._surplus = count > limit
+        if count > limit + _SPARE + limit // 10:
+            transport.abort()
+            return
+        self._within(self._limits.head_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is over."""
+        self._no_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse a piece of a request, unless this connection was refused already."""
+        if self._refused:
+            return
+        super().data_received(data)
+        if self._refused or self.transport.is_closing():
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._refuse(_head_too_large())
+        if self._deadline is None:
+            if self._in_body:
+                self._within(self._limits.body_seconds)
+            elif self._in_head or self.cycle is None or self.cycle.response_complete:
+                self._within(self._limits.head_seconds)
+
+    # Called by the parser. An error raised here comes back as a parser's error, to send_400_response.
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._in_head, self._head_bytes, self._host = True, 0, 0
+
+    def on_url(self, url: bytes) -> None:
+        """A part of its URL."""
+        self.url += url
+        if len(self.url) > _MAX_URL_BYTES:
+            self._stop(_UrlTooLong("The URL is too long.", hint=f"At most {_MAX_URL_BYTES} bytes are taken."))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, whole."""
+        super().on_header(name, value)
+        self._head_bytes += len(name) + len(value)
+        if len(self.headers) > _MAX_HEADERS or self._head_bytes > _MAX_HEAD_BYTES:
+            self._stop(_head_too_large())
+        if len(name) == 4 and name.lower() == b"host":
+            self._host += 1
+
+    def on_headers_complete(self) -> None:
+        """The head is there: the application begins."""
+        self._in_head, self._in_body = False, True
+        self._no_deadline()
+        if self._surplus:
+            self._stop(_too_many())
+        if self._host != 1 and (self._host or self.parser.get_http_version() == "1.1"):
+            self._stop(InvalidRequest("The request needs exactly one Host header."))
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is there."""
+        self._in_body = False
+        self._no_deadline()
+        super().on_message_complete()
+        if self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None:
+            # Answered before its body had come: from now on the connection is idle.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over."""
+        self._no_deadline()
+        super().handle_websocket_upgrade()
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be parsed, or what one of the callbacks above stopped."""
+        self._refuse(self._refusal or InvalidRequest("This is no valid HTTP request."))
+
+    # --- deadlines and refusals --------------------------------------------------------------------------
+
+    def _within(self, seconds: float) -> None:
+        self._deadline = self.loop.call_later(seconds, self._too_slow)
+
+    def _no_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self.transport.is_closing():
+            return
+        if self._in_body:
+            self.transport.abort()  # the application, which waits for the body, takes it for a caller who left
+        elif self._in_head:
+            self._refuse(RequestTimeout(f"The request did not arrive within {self._limits.head_seconds:g} s."))
+        else:
+            self.transport.close()
+
+    def _stop(self, refusal: RamseyError) -> None:
+        self._refusal = refusal
+        raise refusal
+
+    def _refuse(self, refusal: RamseyError) -> None:
+        """Answer without the application, and close. What still comes is thrown away for a moment: closing at once
+        would reset the connection, and the caller would see that instead of the answer."""
+        self._refused = True
+        self._no_deadline()
+        self._unset_keepalive_if_required()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.close()  # an earlier request on this connection is still being answered
+            return
+        path = getattr(self, "url", b"").decode("latin-1")
+        body = orjson.dumps(error_body(refusal, dialect_of(path), ""))
+        retry = b"retry-after: 1\r\n" if refusal.status == 503 else b""
+        self.transport.write(
+            STATUS_LINE.get(refusal.status, b"HTTP/1.1 400 Bad Request\r\n")
+            + b"content-type: application/json\r\nx-content-type-options: nosniff\r\nconnection: close\r\n"
+            + retry
+            + b"content-length: %d\r\n\r\n" % len(body)
+            + body
+        )
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(_LINGER_S, self.transport.close)
+
+
+def _head_too_large() -> RamseyError:
+    return _HeadTooLarge(
+        "The request's headers are too large.",
+        hint=f"At most {_MAX_HEADERS} headers and {_MAX_HEAD_BYTES // 1024} KiB are taken.",
+    )
+
+
+def _too_many() -> RamseyError:
+    return _TooManyConnections("This server has too many connections.", hint="Ask again.", retry_after_s=1)
