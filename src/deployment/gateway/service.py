@@ -10,7 +10,7 @@ from starlette.requests import Request
 from deployment.access import Authenticator, Limits, Permission, Principal
 from deployment.clock import Clock
 from deployment.engines import EnginePool
-from deployment.errors import Draining
+from deployment.errors import Draining, EngineUnavailable
 from deployment.gateway.cache import Answers
 from deployment.gateway.direct import Endpoint
 from deployment.gateway.encoder import Encoder, Reply
@@ -130,6 +130,8 @@ class Gateway:
         table, default = self.traffic.table, self.settings.model.name
         if (release := table.get(asked or default)) is not None:
             served = Served(asked or default, release)
+        elif not table:
+            raise EngineUnavailable("No release has traffic yet.", hint="/health says why.", retry_after_s=1)
         else:
             present = frozenset(entry["name"] for entry in await self.pool.tags())
             served = resolve(asked, table, present, default)

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
 import structlog
 
-from deployment.engines import EnginePool, RunningEngine, launch
+from deployment.engines import EnginePool, NodeView, RunningEngine, launch
 from deployment.errors import EngineUnavailable, RamseyError
 from deployment.ollama_client import OllamaClient
 from deployment.releases.deploy import deploy
@@ -16,6 +17,8 @@ from deployment.releases.traffic import Traffic
 from deployment.settings import Settings
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
+
+_MEND_S = 5.0
 
 _log = structlog.get_logger("bring-up")
 
@@ -31,6 +34,8 @@ class BringUp:
         self.problem: str | None = "The engine is starting."
         self._engine: RunningEngine | None = None
         self._pool_started = False
+        self._digests: dict[str, set[str]] = {}
+        self._refused: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -62,7 +67,8 @@ class BringUp:
                 wait = min(wait * 2, _LAST_RETRY_S)
             else:
                 self.problem = None
-                return
+                break
+        await self._mend()
 
     async def _once(self) -> None:
         settings = self._settings
@@ -72,20 +78,47 @@ class BringUp:
             await self._pool.start()
             self._pool_started = True
         nodes = self._pool.view()
+        if not nodes:
+            raise EngineUnavailable("There is no node in the pool.")
+        for release in await self._deploy_to(nodes):
+            self._traffic.point(settings.model.name, release)
+            _log.info("serving", release=release)
+
+    async def _mend(self) -> None:
+        """Give the release to nodes that came late or lost it."""
+        while True:
+            await asyncio.sleep(_MEND_S)
+            table = self._traffic.table
+            if nodes := [node for node in self._pool.view() if lacks_a_release(node, table.values())]:
+                with contextlib.suppress(RamseyError):  # it was logged; next time again
+                    await self._deploy_to(nodes)
+
+    async def _deploy_to(self, nodes: list[NodeView]) -> set[str]:
+        """The releases that are now on at least one of these nodes. Raises what the first failure was, if on none."""
         results = await asyncio.gather(*(self._deploy(node.url) for node in nodes), return_exceptions=True)
-        failures = [result for result in results if isinstance(result, BaseException)]
         for node, result in zip(nodes, results, strict=True):
             if isinstance(result, RamseyError):
-                _log.warning("not deployed", node=node.name, reason=result.message)
-        releases = {result.name: result.digest for result in results if isinstance(result, Release)}
-        if not releases:
-            raise failures[0] if failures else EngineUnavailable("There is no node in the pool.")
-        self._pool.expect(releases)
+                if self._refused.get(node.name) != result.message:  # each reason once, however often it is tried
+                    _log.warning("not deployed", node=node.name, reason=result.message)
+                self._refused[node.name] = result.message
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                self._refused.pop(node.name, None)
+                self._digests.setdefault(result.name, set()).add(result.digest)
+        if not (names := {result.name for result in results if isinstance(result, Release)}):
+            raise next(result for result in results if isinstance(result, RamseyError))
+        # Ollama rewrites weights, so that two versions of it may give one release two digests; then none is expected.
+        self._pool.expect({name: one.copy().pop() if len(one) == 1 else None for name, one in self._digests.items()})
         await self._pool.check()
-        for name in releases:
-            self._traffic.point(settings.model.name, name)
-            _log.info("serving", release=name)
+        return names
 
     async def _deploy(self, url: str) -> Release:
         async with OllamaClient(url, self._settings.model.name) as client:
             return await deploy(client, self._settings)
+
+
+def lacks_a_release(node: NodeView, releases: Iterable[str]) -> bool:
+    """Whether a node answers, but does not hold every one of these."""
+    held = {each.release for each in node.releases if each.present}
+    return node.version is not None and not held.issuperset(releases)
