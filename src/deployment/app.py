@@ -36,7 +36,7 @@ from deployment.gateway import (
     openai_routes,
 )
 from deployment.gateway.cache import Answers, MemoryStore, RedisStore, SemanticIndex, Store
-from deployment.gateway.listener import fixed_headers, listen, page_policies, server_config
+from deployment.gateway.listener import TrustedProxies, fixed_headers, listen, page_policies, server_config
 from deployment.releases import BringUp, Traffic
 from deployment.settings import Profile, Settings
 from deployment.telemetry import Metrics, configure_logging
@@ -136,7 +136,12 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=["x-request-id", "x-ramsey-release", "x-ramsey-node"],
         )
     app.add_middleware(
-        Envelope, metrics=services.metrics, headers=fixed_headers(settings.server), pages=page_policies(app)
+        Envelope,
+        metrics=services.metrics,
+        refused=services.access.refusals.note,
+        proxies=TrustedProxies(settings.server.trusted_proxies),
+        headers=fixed_headers(settings.server),
+        pages=page_policies(app),
     )
     return app
 

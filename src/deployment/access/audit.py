@@ -1,4 +1,4 @@
-"""The record of every administrative act: append-only, each entry sealed with the hash of the one before.
+"""The record of administrative acts and refused access: append-only, each entry sealed with the hash of the last.
 
 Who changes or removes an entry breaks the chain from there on. What is cut off at the end can only be noticed
 by who kept the last hash, which `verify` tells.

@@ -63,7 +63,14 @@ class Authenticator:
 
         Raises Unauthenticated, with what to do, when there is none; Forbidden for a key outside its networks;
         DatabaseUnavailable when the database has been away for too long to go on trusting what is known.
+        Who was found is left in the connection's state as `caller`, for the record.
         """
+        principal = self._find(scope)
+        if (state := scope.get("state")) is not None:
+            state["caller"] = principal
+        return principal
+
+    def _find(self, scope: Mapping[str, Any]) -> Principal:
         credential = presented_credential(scope["headers"])
         sha256 = ""
         if credential is not None:

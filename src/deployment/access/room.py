@@ -13,6 +13,7 @@ from deployment.access.limits import Limits, MemoryCounters, RuleBook, SharedCou
 from deployment.access.limits.keeper import BudgetKeeper
 from deployment.access.limits.store import SpendingStore
 from deployment.access.oidc import Provider, TokenAuthenticator
+from deployment.access.refusals import Refusals
 from deployment.access.required import require_authentication
 from deployment.access.routes import admin_routes
 from deployment.access.service import AccessService
@@ -35,6 +36,7 @@ class Access:
         )
         self._sync = Sync(database.upgrade, store, directory, self.authenticator, clock)
         self.service = AccessService(store, AuditStore(database), clock, self._sync.refresh)
+        self.refusals = Refusals(store, clock)
         self._counters = _counters(settings, clock)
         book = RuleBook(settings.limits, clock, directory)
         self.limits = Limits(book, self._counters, settings.limits.budget_alert)
@@ -65,6 +67,7 @@ class Access:
                 stack.push_async_callback(self._counters.close)
             await stack.enter_async_context(self._sync.running())
             await require_authentication(self._settings, self._database, self._clock)
+            await stack.enter_async_context(self.refusals.running())
             for provider in self._providers:
                 await stack.enter_async_context(provider.running())
             if isinstance(self._counters, MemoryCounters):

@@ -1,7 +1,7 @@
 """Keys, tenants and roles in the database. Each change raises one version, which other processes watch."""
 
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -126,6 +126,14 @@ class AccessStore:
                 .where(_keys.c.public_id == public_id, _keys.c.revoked_at.is_(None))
                 .values(revoked_at=act.at, version=version)
             )
+
+    async def record(self, acts: Sequence[Act]) -> None:
+        """Entries in the record of what changed nothing here."""
+        async with self._database.write() as connection:
+            # The row that every change locks, so that entries follow one another.
+            await connection.execute(sa.select(_versions.c.version).with_for_update())
+            for act in acts:
+                await append(connection, act)
 
     async def has_usable_key(self, now: datetime) -> bool:
         """Whether there is a key that is neither revoked nor expired."""

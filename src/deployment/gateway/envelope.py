@@ -5,7 +5,7 @@ import contextlib
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -19,6 +19,7 @@ from deployment.errors import Forbidden, MethodNotAllowed, NotFound, RamseyError
 from deployment.gateway.errors_out import dialect_of, error_body
 from deployment.gateway.exchange import CANCELLED
 from deployment.gateway.listener.headers import CSP, NO_PAGE, Header
+from deployment.gateway.listener.proxies import TrustedProxies
 from deployment.gateway.startup import told_plainly
 from deployment.telemetry import Metrics, RequestRecord
 
@@ -26,18 +27,28 @@ _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
 _QUIET = frozenset({"/health/live", "/health/ready", "/health", "/metrics"})  # probes would drown the log
 _LINGER_S = 2.0
 _log = structlog.get_logger("request")
+Refused = Callable[[RamseyError, Scope, str], None]
+"""Takes the error that refused access, the connection and the request's id."""
 
 
 class Envelope:
     """ASGI middleware: pure, because the generic kind costs more than the rest of the request."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, headers: Sequence[Header] = (), pages: Mapping[str, bytes] | None = None
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        refused: Refused,
+        proxies: TrustedProxies,
+        headers: Sequence[Header] = (),
+        pages: Mapping[str, bytes] | None = None,
     ) -> None:
-        """`headers` come with every answer; `pages` are content security policies by path, where the strict one
-        is not for them."""
+        """`refused` hears of every refused access; `headers` come with every answer; `pages` are content security
+        policies by path, where the strict one is not for them."""
         self._app, self._metrics, self._pages = app, metrics, pages or {}
         self._headers = tuple(headers)
+        self._refused = refused
+        self._proxies = proxies if proxies else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request inside its envelope."""
@@ -62,6 +73,10 @@ class Envelope:
 
         self._metrics.in_flight.inc()
         try:
+            if self._proxies is not None:
+                self._proxies.resolve(scope)
+            if (client := scope.get("client")) is not None:
+                record.client = client[0]
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             record.status, record.error = CANCELLED, "cancelled"
