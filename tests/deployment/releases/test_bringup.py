@@ -45,19 +45,20 @@ async def holds(node: FakeNode) -> None:
 async def test_late_and_emptied_nodes_get_the_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bringup, "_MEND_S", 0.1)
     pool = {"health_interval": 0.2}
-    async with FakeNode(models=()) as first, FakeNode(models=()) as late:
-        async with (
-            serving(first.url, model=MODEL, pool=pool, data_dir=str(tmp_path)) as (url, services),
-            httpx.AsyncClient(base_url=url) as http,
-        ):
-            await holds(first)
-            assert services.traffic.table == {"ramsey-model": RELEASE}
-            await http.post("/admin/nodes", json={"name": "late", "url": late.url, "slots": 1})
-            await holds(late)
-            del first.store.models[RELEASE]
-            await holds(first)
-            answer = await http.post("/generate", json={"prompt": "Hello"}, timeout=20)
-            assert answer.status_code == 200
+    async with (
+        FakeNode(models=()) as first,
+        FakeNode(models=()) as late,
+        serving(first.url, model=MODEL, pool=pool, data_dir=str(tmp_path)) as (url, services),
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        await holds(first)
+        assert services.traffic.table == {"ramsey-model": RELEASE}
+        await http.post("/admin/nodes", json={"name": "late", "url": late.url, "slots": 1})
+        await holds(late)
+        del first.store.models[RELEASE]
+        await holds(first)
+        answer = await http.post("/generate", json={"prompt": "Hello"}, timeout=20)
+        assert answer.status_code == 200
 
 
 async def test_before_there_is_traffic_the_answer_is_503_so_that_another_gateway_is_asked(tmp_path: Path) -> None:
