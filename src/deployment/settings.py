@@ -12,7 +12,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -88,6 +97,11 @@ class ServerSettings(Section):
         10.0, description="How long a caller may take to send the head of a request, in seconds."
     )
     max_connections: int = Field(10_000, ge=1, description="Connections at the same time; more are refused with 503.")
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
+        (),
+        description="Networks of proxies whose Forwarded and X-Forwarded-For headers are believed, for instance "
+        "10.0.0.0/8.",
+    )
     tls_cert: Path | None = Field(
         None, description="Certificate (chain) in PEM: speak HTTPS. Read again when the file changes."
     )
@@ -476,6 +490,8 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
         raise ConfigurationError(_explain(error, file), hint="`ramsey config docs` lists every setting.") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{file} is not TOML: {error}.") from None
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror or error}.") from None
     except SettingsError as error:
         raise ConfigurationError(f"{error} (lists and tables are given as JSON).") from None
 

@@ -57,7 +57,7 @@ def is_local(scope: Mapping[str, Any], origins: Collection[str] = ()) -> bool:
     whose Host is a name that somebody made point here (DNS rebinding). `origins` are sites that may.
     """
     client = scope.get("client")
-    if not client or not is_loopback(client[0]):
+    if not client or not is_loopback(client[0]) or scope.get("state", {}).get("proxied"):
         return False
     host_seen = False
     for name, value in scope["headers"]:

@@ -10,6 +10,7 @@ class RequestRecord:
 
     request_id: str
     method: str
+    client: str | None = None  # the address of who calls, also behind proxies that are trusted
     endpoint: str = "unmatched"
     status: int = 0
     error: str | None = None  # the code of the error that the caller was told
@@ -38,7 +39,7 @@ class RequestRecord:
             "status": self.status,
             "response_ms": round(duration_ms, 2),
         }
-        for name in ("key", "tenant", "error", "model", "release", "node", "cache", "prompt"):
+        for name in ("client", "key", "tenant", "error", "model", "release", "node", "cache", "prompt"):
             if (value := getattr(self, name)) is not None:
                 fields[name] = value
         if self.release:
