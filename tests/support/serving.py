@@ -2,15 +2,17 @@
 
 import asyncio
 import socket
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from deployment.app import Services, create_app
 from deployment.gateway.listener import server_config
-from deployment.settings import load
+from deployment.settings import Settings, load
 
 
 @asynccontextmanager
@@ -23,7 +25,13 @@ async def serving(engine_url: str, **overrides: Any) -> AsyncIterator[tuple[str,
     }
     for name, values in overrides.items():
         sections[name] = {**sections[name], **values} if name in sections else values
-    settings = load(**sections)
+    with tempfile.TemporaryDirectory() as own:
+        async with _serving(load(**{"data_dir": Path(own), **sections})) as served:
+            yield served
+
+
+@asynccontextmanager
+async def _serving(settings: Settings) -> AsyncIterator[tuple[str, Services]]:
     app = create_app(settings)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

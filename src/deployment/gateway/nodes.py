@@ -1,17 +1,34 @@
 """The admin API of the pool's nodes."""
 
+import ipaddress
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from deployment.access import AdminRoute, Authenticator, Needs, Permission
 from deployment.engines import EnginePool, NodeSpec, NodeView
-from deployment.errors import ConfigurationError, InvalidRequest
 
 _DRAIN_LIMIT_S = 3600.0
+
+
+def _refuse_link_local(url: str) -> str:
+    """Clouds keep their machines' credentials at link-local addresses; no engine is there."""
+    parts = urlsplit(url)
+    if parts.port == 0:  # raises ValueError itself above 65535
+        raise ValueError("port 0 is none")
+    try:
+        address = ipaddress.ip_address(parts.hostname or "")
+    except ValueError:
+        return url  # a name
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.is_link_local:
+        raise ValueError("a link-local address is no engine's")
+    return url
 
 
 class NodeIn(BaseModel):
@@ -20,7 +37,11 @@ class NodeIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$", examples=["gpu-1"])
-    url: str = Field(pattern=r"^https?://[^\s/?#@]+$", max_length=300, examples=["http://10.0.0.5:11434"])
+    url: Annotated[str, AfterValidator(_refuse_link_local)] = Field(
+        pattern=r"^https?://([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$",
+        max_length=300,
+        examples=["http://10.0.0.5:11434"],
+    )
     slots: int = Field(ge=1, le=256, description="Its OLLAMA_NUM_PARALLEL.")
     weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False, description="Its share, in the policy weighted.")
     labels: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=64)]] = Field(
@@ -96,10 +117,7 @@ def node_routes(pool: EnginePool, authenticator: Authenticator) -> APIRouter:
     async def add(body: NodeIn) -> NodeOut:
         """It takes work once its first check went well."""
         spec = NodeSpec(body.name, body.url.rstrip("/"), body.slots, body.weight, dict(body.labels), "admin")
-        try:
-            return _out(await pool.add(spec))
-        except ConfigurationError as error:  # its URL: here the caller wrote it
-            raise InvalidRequest(f"url: {error.message}", hint=error.hint) from None
+        return _out(await pool.add(spec))
 
     @router.post("/{name}/drain", dependencies=[write], summary="Drain a node")
     async def drain(name: str, body: DrainIn) -> NodeOut:
