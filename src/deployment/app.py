@@ -38,7 +38,8 @@ from deployment.gateway import (
 from deployment.gateway.cache import Answers, MemoryStore, RedisStore, SemanticIndex, Store
 from deployment.gateway.listener import TrustedProxies, fixed_headers, listen, page_policies, server_config
 from deployment.releases import BringUp, Traffic
-from deployment.settings import Profile, Settings
+from deployment.secret_store import SecretStore
+from deployment.settings import Profile, Settings, environment
 from deployment.telemetry import Metrics, configure_logging
 
 _log = structlog.get_logger("app")
@@ -54,27 +55,34 @@ class Services:
     traffic: Traffic
     metrics: Metrics
     database: Database
+    secrets: SecretStore
     access: Access
     bring_up: BringUp
 
     def degraded(self) -> list[str]:
         """What runs on without something that it should have, in words."""
         problems = list(self.access.problems)
+        if self.secrets.problem is not None:
+            problems.append(self.secrets.problem)
         if self.pool.slots_shared is False:
             problems.append("The pool's Redis is away: each gateway keeps to its own part of the slots.")
         return problems
 
 
 def build(settings: Settings, clock: Clock | None = None) -> Services:
-    """Put the parts together. Does no I/O."""
+    """Put the parts together. Does no I/O, but for secrets that lie elsewhere."""
+    secrets = SecretStore(settings.secrets, environment())
+    settings = secrets.resolved(settings)
     clock = clock or SystemClock()
     metrics, traffic = Metrics(), Traffic()
     pool = EnginePool(settings, clock, metrics.registry)
     answers = Answers(pool, *_cache(settings, clock), metrics.cache_lookups)
-    database = Database(database_url(settings))
+    database = Database(database_url(settings), follow=lambda: database_url(settings))
     access = Access(settings, database, clock)
     gateway = Gateway(settings, pool, answers, access.authenticator, access.limits, traffic, metrics, clock)
-    return Services(settings, gateway, pool, traffic, metrics, database, access, BringUp(settings, pool, traffic))
+    return Services(
+        settings, gateway, pool, traffic, metrics, database, secrets, access, BringUp(settings, pool, traffic)
+    )
 
 
 def _cache(settings: Settings, clock: Clock) -> tuple[Store | None, SemanticIndex | None]:
@@ -83,19 +91,21 @@ def _cache(settings: Settings, clock: Clock) -> tuple[Store | None, SemanticInde
         return None, None
     semantic = SemanticIndex(cache.semantic_threshold, cache.semantic_entries) if cache.semantic else None
     if cache.redis_url:
-        return RedisStore.from_url(cache.redis_url, cache.ttl_seconds, cache.max_bytes), semantic
+        return RedisStore.from_url(cache.redis_url.get_secret_value(), cache.ttl_seconds, cache.max_bytes), semantic
     return MemoryStore(cache.max_bytes, cache.ttl_seconds, clock.monotonic), semantic
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The ASGI application. Everything is opened by its lifespan, nothing before."""
     services = build(settings)
+    settings = services.settings
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         readable = settings.profile is Profile.DEVELOPMENT and sys.stdout.isatty()
         configure_logging(settings.log, readable=readable)
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(services.secrets.running())
             stack.push_async_callback(services.database.close)
             stack.push_async_callback(services.gateway.answers.close)
             await stack.enter_async_context(services.access.running())

@@ -5,7 +5,7 @@ The request path never comes here: rooms keep what it needs in memory.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,9 +53,11 @@ class Moment(sa.types.TypeDecorator[datetime]):
 class Database:
     """A pool of connections. Nothing is opened before the first use."""
 
-    def __init__(self, url: str | sa.URL) -> None:
+    def __init__(self, url: str | sa.URL, follow: Callable[[], str] | None = None) -> None:
+        """`follow` says where the database is now: new connections go there, for instance with a new password."""
         self.url = _with_driver(url)
         self._engine = _engine(self.url)
+        self._follow = follow
 
     @property
     def is_sqlite(self) -> bool:
@@ -102,8 +104,16 @@ class Database:
         """Close every connection."""
         await self._engine.dispose()
 
+    async def _move(self) -> None:
+        """To the URL of now. What is under way ends on its old connection."""
+        if self._follow is None or (url := _with_driver(self._follow())) == self.url:
+            return
+        before, self.url, self._engine = self._engine, url, _engine(url)
+        await before.dispose()
+
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        await self._move()
         try:
             async with self._engine.connect() as connection:
                 yield connection

@@ -388,13 +388,39 @@ class DatabaseSettings(Section):
     )
 
 
+class SecretsSettings(Section):
+    """Where secrets come from: each may say env:NAME, file:/PATH, vault:PATH#FIELD or aws:NAME#FIELD."""
+
+    refresh_seconds: Seconds = Field(
+        300.0, description="Time between two looks at Vault and AWS, in seconds; files are read when they change."
+    )
+    vault_url: str | None = Field(None, pattern=r"^https?://[^\s]+$", description="HashiCorp Vault.")
+    vault_auth: Literal["token", "approle", "kubernetes"] = Field("token", description="How to log in to Vault.")
+    vault_auth_mount: str | None = Field(None, description="Where that way is mounted; by default its name.")
+    vault_mount: str = Field("secret", min_length=1, description="Mount of the key-value store, version 2.")
+    vault_namespace: str | None = Field(None, description="Namespace (Vault Enterprise).")
+    vault_ca: Path | None = Field(None, description="Certificates that Vault's own is trusted by; else the system's.")
+    vault_token: SecretStr | None = Field(None, description="With token; may say env:NAME or file:/PATH.")
+    vault_role_id: SecretStr | None = Field(None, description="With approle; may say env:NAME or file:/PATH.")
+    vault_secret_id: SecretStr | None = Field(None, description="With approle; may say env:NAME or file:/PATH.")
+    vault_role: str | None = Field(None, description="With kubernetes: the role to log in for.")
+    vault_jwt_file: Path = Field(
+        Path("/var/run/secrets/kubernetes.io/serviceaccount/token"),
+        description="With kubernetes: the service account's token.",
+    )
+    aws_region: str | None = Field(None, description="Region of AWS Secrets Manager (extra `aws`); else AWS's own way.")
+    aws_endpoint: str | None = Field(None, description="Another endpoint, for instance one inside a VPC.")
+
+
 class CacheSettings(Section):
     """Answers of deterministic requests (temperature 0 or a seed, no tools), kept per tenant and release."""
 
     enabled: bool = Field(True, description="Keep answers, and let identical requests that overlap share one.")
     max_bytes: int = Field(32 * 1024 * 1024, ge=0, description="Memory for answers in this process, in bytes.")
     ttl_seconds: Seconds = Field(3600.0, description="How long an answer is kept, in seconds.")
-    redis_url: str | None = Field(None, description="Keep answers in this Redis, shared by gateways; else in memory.")
+    redis_url: SecretStr | None = Field(
+        None, description="Keep answers in this Redis, shared by gateways; else in memory."
+    )
     semantic: bool = Field(False, description="Also answer from a question that means the same, by its embedding.")
     semantic_threshold: float = Field(
         0.97, ge=0, le=1, description="Least cosine of two questions that count as the same."
@@ -439,6 +465,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = Field(default_factory=CacheSettings)
     limits: LimitsSettings = Field(default_factory=LimitsSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    secrets: SecretsSettings = Field(default_factory=SecretsSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @classmethod

@@ -94,8 +94,9 @@ class LocalAdmin:
     async def _answer(self, method: str, path: str, body: bytes) -> Any:
         from deployment.access import local_admin
         from deployment.clock import SystemClock
+        from deployment.secret_store import looked_up
 
-        async with local_admin(self._settings, SystemClock()) as app:
+        async with local_admin(looked_up(self._settings), SystemClock()) as app:
             content = await _called(app, method, path, body)
         return json.loads(content) if content else None
 

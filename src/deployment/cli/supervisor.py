@@ -25,6 +25,7 @@ from deployment.engines import RunningEngine, launch
 from deployment.errors import RamseyError, StartupError
 from deployment.ollama_client import OllamaClient
 from deployment.releases import Release, check_model, deploy
+from deployment.secret_store import looked_up
 from deployment.settings import Profile, Settings, api_key, environment
 
 _ASK_S = 180.0
@@ -173,7 +174,7 @@ def _require_free(settings: Settings) -> None:
 
 async def _require_authentication(settings: Settings) -> None:
     """The gateway would refuse to start; say so before an engine is started."""
-    database = Database(database_url(settings))
+    database = Database(database_url(looked_up(settings)))
     try:
         await require_authentication(settings, database, SystemClock())
     finally:
