@@ -43,8 +43,9 @@ async def _serving(settings: Settings) -> AsyncIterator[tuple[str, Services]]:
                 assert not task.done(), "the server ended at its start"
                 await asyncio.sleep(0.01)
             services: Services = app.state.services
-            while not services.traffic.table:
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(30):
+                while not services.traffic.table:
+                    await asyncio.sleep(0.01)
             scheme = "https" if server.config.is_ssl else "http"
             yield f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", services
         finally:

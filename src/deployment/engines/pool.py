@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from deployment.clock import Clock
@@ -26,12 +27,14 @@ from deployment.engines.node import Node
 from deployment.engines.outcomes import Outcomes
 from deployment.engines.policies import policy_of
 from deployment.engines.warm import Warmer
-from deployment.errors import InvalidRequest, NotFound
+from deployment.errors import ConfigurationError, InvalidRequest, NotFound
 from deployment.ollama_client import OllamaClient, Timeouts
 from deployment.settings import Settings
 
 _DRAIN_POLL_S = 0.02
 _PS_TIMEOUT_S = 2.0
+
+_log = structlog.get_logger("pool")
 
 
 class EnginePool:
@@ -185,7 +188,11 @@ class EnginePool:
         return self._node(name).view(self._clock.monotonic())
 
     async def add(self, spec: NodeSpec) -> NodeView:
-        """Take a node in, also after a restart. Raises InvalidRequest for an address or name that is taken."""
+        """Take a node in, also after a restart.
+
+        Raises InvalidRequest for an address or name that is taken, ConfigurationError for an address that is none.
+        """
+        await OllamaClient(spec.url).close()  # refuses what is no address, before it is written down
         for node in self._admission.nodes.values():
             if node.name == spec.name or node.spec.url == spec.url:
                 raise InvalidRequest(
@@ -248,7 +255,11 @@ class EnginePool:
         level = min((node.picked for node in nodes.values()), default=0.0)
         for spec in wanted.values():
             if spec.name not in nodes:
-                client = OllamaClient(spec.url, self._settings.model.name, timeouts=self._timeouts)
+                try:
+                    client = OllamaClient(spec.url, self._settings.model.name, timeouts=self._timeouts)
+                except ConfigurationError as error:  # one wrong line must not keep the others from serving
+                    _log.error("node left out", node=spec.name, reason=error.message)
+                    continue
                 node = nodes[spec.name] = Node(spec, client, self._settings.pool.affinity_blocks)
                 node.picked = level  # a newcomer owes nothing
                 self._leases.adopt(node)

@@ -82,6 +82,17 @@ async def test_a_wrong_node_is_refused_by_name(tmp_path: Path, body: dict[str, A
         assert named in answer.json()["error"]["message"]
 
 
+async def test_one_wrong_node_does_not_keep_the_others_from_serving(tmp_path: Path) -> None:
+    async with FakeNode() as node:
+        async with gate_before(node, data_dir=str(tmp_path)) as gate:
+            body = {"name": "second", "url": "http://127.0.0.1:1", "slots": 1}
+            assert (await gate.http.post("/admin/nodes", json=body)).status_code == 201
+        written = tmp_path / "nodes.json"
+        written.write_text(written.read_text().replace("http://127.0.0.1:1", "http://:::"))
+        async with gate_before(node, data_dir=str(tmp_path)) as gate:
+            assert (await gate.http.post("/generate", json={"prompt": "Hello"})).status_code == 200
+
+
 async def test_a_user_s_key_may_not_see_or_change_nodes(tmp_path: Path) -> None:
     key = generate_key()
     access = {"keys": [{"name": "app", "sha256": key.sha256}]}
