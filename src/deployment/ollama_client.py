@@ -179,9 +179,9 @@ class OllamaClient:
         """The models that are fully loaded."""
         return _models(await self.request("GET", "/api/ps"))
 
-    async def show(self, name: str | None = None) -> dict[str, Any]:
-        """Everything about a model. Raises ModelMissing."""
-        return await self.request("POST", "/api/show", {"model": name or self.model})
+    async def show(self, name: str | None = None, *, verbose: bool = False) -> dict[str, Any]:
+        """Everything about a model; `verbose` with its vocabulary, some megabytes. Raises ModelMissing."""
+        return await self.request("POST", "/api/show", {"model": name or self.model, "verbose": verbose})
 
     async def copy(self, source: str, destination: str) -> None:
         """Give a model a second name."""

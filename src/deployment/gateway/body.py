@@ -1,6 +1,7 @@
 """A body: read within its bounds, understood, and refused with the name of the field that is wrong."""
 
 import asyncio
+import re
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -10,7 +11,10 @@ from deployment.errors import InvalidRequest, PayloadTooLarge, RequestTimeout
 
 Body = TypeVar("Body", bound=BaseModel)
 
+_FIELD = re.compile(r"^[a-z_][a-z0-9_]*$")  # pydantic also names the alternative that it tried: constrained-str
 _PLAINER = {
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
     "json_invalid": "the body is not valid JSON",
     "missing": "is required",
     "extra_forbidden": "there is no such field",
@@ -65,5 +69,5 @@ def parse(schema: type[Body], body: bytes) -> Body:
     if kind == "json_invalid":
         detail = str(problem.get("ctx", {}).get("error", ""))
         raise InvalidRequest(f"The body is not valid JSON: {detail}.")
-    where = ".".join(str(part) for part in problem["loc"])
-    raise InvalidRequest(f"{where}: {reason}." if where else f"{reason}.")
+    where = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or _FIELD.match(part))
+    raise InvalidRequest(f"{where}: {reason}." if where else f"{reason}.", param=where or None)

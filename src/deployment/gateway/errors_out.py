@@ -30,7 +30,13 @@ def error_body(error: RamseyError, dialect: str, request_id: str) -> dict[str, A
     text = f"{error.message} {error.hint}" if error.hint else error.message
     if dialect == OPENAI:
         kind = _OPENAI_TYPES.get(error.status, "api_error")
-        inner = {"message": text, "type": kind, "param": None, "code": error.code, "request_id": request_id}
+        inner = {
+            "message": text,
+            "type": kind,
+            "param": getattr(error, "param", None),
+            "code": error.code,
+            "request_id": request_id,
+        }
         return {"error": inner}
     if dialect == OLLAMA:
         return {"error": text, "code": error.code, "request_id": request_id}

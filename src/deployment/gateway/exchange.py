@@ -202,9 +202,9 @@ class Generation(Exchange):
                 await self._answer_within(send)
             except asyncio.CancelledError:
                 if self._cut is None:  # its caller left: what was made until then counts
-                    reservation.settle(self._pieces + self._call_chars() // _CHARS_PER_TOKEN)
+                    reservation.settle(self._call_chars() // _CHARS_PER_TOKEN, self._pieces)
                 raise
-            reservation.settle(record.prompt_tokens + record.completion_tokens)
+            reservation.settle(record.prompt_tokens, record.completion_tokens)
 
     def _call_chars(self) -> int:
         body = self._call.body

@@ -10,6 +10,7 @@ import orjson
 from deployment.access import Sizes
 from deployment.engines import Call
 from deployment.errors import InvalidRequest, ModelNotFound, PayloadTooLarge
+from deployment.gateway.neutral import neutral_body
 from deployment.settings import ModelSettings
 
 # A change of one of these makes Ollama reload the model under everybody: a release fixes them.
@@ -129,18 +130,19 @@ def shorten(text: str, limit: int = 80) -> str:
 
 
 def to_call(
-    inference: Inference, release: str, bounds: Bounds, *, tenant: str, session: str | None
+    inference: Inference, release: str, bounds: Bounds, markers: re.Pattern[str], *, tenant: str, session: str | None
 ) -> tuple[Call, list[str]]:
-    """Keep the bounds and pin what a release fixes. Returns the call and the names of what was ignored.
+    """Keep the bounds, pin what a release fixes, and break the `markers` of its template in what the caller wrote.
 
-    Raises PayloadTooLarge for an over-long prompt.
+    Returns the call and the names of what was ignored. Raises PayloadTooLarge for an over-long prompt,
+    InvalidRequest for control characters.
     """
     if (chars := inference.prompt_chars()) > bounds.max_prompt_chars:
         raise PayloadTooLarge(
             f"The prompt has {chars} characters; at most {bounds.max_prompt_chars} are allowed.",
             hint="Shorten it, or ask an administrator for more.",
         )
-    body = inference.body
+    body = neutral_body(inference.body, markers)
     options = dict(body.get("options") or {})
     ignored = [f"options.{name}" for name in options if name in LOAD_OPTIONS]
     ignored += [name for name in _PINNED_FIELDS if body.get(name) is not None]

@@ -306,22 +306,19 @@ def openai_routes(gateway: Gateway) -> APIRouter:
 
 
 def _openai_models(router: APIRouter, gateway: Gateway) -> None:
-    def created() -> int:
-        return int(gateway.clock.now().timestamp())
-
-    async def names(principal: Principal) -> list[str]:
-        listed = [entry["name"].removesuffix(":latest") for entry in await gateway.models(principal)]
-        return list(dict.fromkeys(listed))
+    async def listed(request: Request) -> dict[str, dict[str, Any]]:
+        entries = await gateway.models(gateway.caller(request, Permission.MODELS_READ))
+        names = {entry["name"].removesuffix(":latest"): str(entry.get("modified_at", "")) for entry in entries}
+        return {name: openai_text.model_entry(name, modified_at) for name, modified_at in names.items()}
 
     @router.get("/models", summary="List models", response_class=Json)
     async def models(request: Request) -> Response:
         """Each model under its own name, and its releases."""
-        listed = await names(gateway.caller(request, Permission.MODELS_READ))
-        return Json({"object": "list", "data": [openai_text.model_entry(name, created()) for name in listed]})
+        return Json({"object": "list", "data": list((await listed(request)).values())})
 
     @router.get("/models/{model:path}", summary="Retrieve a model", response_class=Json)
     async def model(request: Request, model: str) -> Response:
         """One model. 404 where it is not served."""
-        if model not in await names(gateway.caller(request, Permission.MODELS_READ)):
+        if (entry := (await listed(request)).get(model)) is None:
             raise ModelNotFound(f'The model "{model[:80]}" is not served here.')
-        return Json(openai_text.model_entry(model, created()))
+        return Json(entry)

@@ -16,6 +16,7 @@ from deployment.gateway.direct import Endpoint
 from deployment.gateway.encoder import Encoder, Reply
 from deployment.gateway.exchange import Exchanges, Generation, Unary, Wire
 from deployment.gateway.inference import Bounds, Inference, Served, most_tokens, refuse_unwritable, resolve, to_call
+from deployment.gateway.neutral import neutral_body, pattern_of
 from deployment.releases import Traffic
 from deployment.settings import Settings
 from deployment.telemetry import Metrics, RequestRecord
@@ -47,6 +48,7 @@ class Gateway:
     direct: dict[str, Endpoint] = field(default_factory=dict)  # POST paths that pass the router by
     exchanges: Exchanges = field(init=False)
     _wire: Wire = field(init=False)
+    _patterns: dict[str, tuple[tuple[str, ...] | None, re.Pattern[str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.exchanges = Exchanges(self.settings.server.slow_client_seconds)
@@ -74,7 +76,8 @@ class Gateway:
         served = await self.resolve(inference.model, principal)
         session = request.headers.get("x-session-id")
         bounds = Bounds.of(self.settings.model, self.limits.sizes(principal, served.logical))
-        call, ignored = to_call(inference, served.release, bounds, tenant=principal.tenant, session=session)
+        markers = self._markers(served.release)
+        call, ignored = to_call(inference, served.release, bounds, markers, tenant=principal.tenant, session=session)
         record: RequestRecord = request.scope["state"]["record"]
         record.stream = inference.stream
         if self.settings.log.prompts:
@@ -106,6 +109,7 @@ class Gateway:
     ) -> Unary:
         """One call with one JSON answer (embeddings, show)."""
         served = await self.resolve(model, principal)
+        body = neutral_body(body, self._markers(served.release))
         refuse_unwritable(body)
         record: RequestRecord = request.scope["state"]["record"]
         reply = self.reply(record, served)
@@ -137,6 +141,13 @@ class Gateway:
             served = resolve(asked, table, present, default)
         principal.require_model(served.logical)
         return served
+
+    def _markers(self, release: str) -> re.Pattern[str]:
+        tokens = self.traffic.control_tokens(release)
+        known = self._patterns.get(release)
+        if known is None or known[0] is not tokens:
+            known = self._patterns[release] = (tokens, pattern_of(tokens))
+        return known[1]
 
     def table(self, principal: Principal) -> dict[str, str]:
         """The models that the caller may use, and the releases that answer for them."""

@@ -13,7 +13,10 @@ from deployment.modelfile import Modelfile
 from deployment.ollama_client import OllamaClient
 from deployment.releases.ledger import Ledger
 from deployment.releases.model import Recipe, Release, differences, release_tag
+from deployment.releases.tokens import control_tokens
 from deployment.settings import Settings
+
+_Tokens = tuple[str, ...] | None
 
 _log = structlog.get_logger("deploy")
 
@@ -40,7 +43,7 @@ async def deploy(client: OllamaClient, settings: Settings) -> Release:
         digest = str(there.get("digest"))
         await _refuse_another(client, name, there, recipe, ledger.recipe_of(digest))
     await asyncio.to_thread(ledger.record, digest, recipe.digest)
-    return Release(model, tag, name, digest)
+    return Release(model, tag, name, digest, await _control_tokens(client, name, recipe.modelfile))
 
 
 def check_model(settings: Settings) -> None:
@@ -114,7 +117,21 @@ async def _installed(client: OllamaClient, model: str, tag: str | None) -> Relea
             hint=f"Say which to serve: RAMSEY_MODEL__RELEASE={wanted[-1].partition(':')[2]}.",
         )
     name = wanted[0]
-    return Release(model, name.partition(":")[2], name, str(releases[name].get("digest")))
+    digest = str(releases[name].get("digest"))
+    return Release(model, name.partition(":")[2], name, digest, await _control_tokens(client, name))
+
+
+async def _control_tokens(client: OllamaClient, name: str, modelfile: Modelfile | None = None) -> _Tokens:
+    """What the release reads as structure: by its GGUF where we have it, else by what the node tells of it."""
+    if modelfile is not None and modelfile.from_path is not None:
+        header = await asyncio.to_thread(read_metadata, modelfile.from_path, long_arrays=True)
+        return control_tokens(header.metadata, modelfile.template)
+    try:
+        shown = await client.show(name, verbose=True)
+    except EngineError as error:
+        _log.warning("the control tokens are not known; what looks like one is taken for one", reason=error.message)
+        return None
+    return control_tokens(shown.get("model_info") or {}, shown.get("template"))
 
 
 async def _find(client: OllamaClient, name: str) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from deployment.errors import ConfigurationError
@@ -22,12 +22,16 @@ _SIZE_SLACK = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One immutable version of a model on a node. `digest` identifies it there, and across nodes."""
+    """One immutable version of a model on a node. `digest` identifies it there, and across nodes.
+
+    `control_tokens` are the texts that it reads as structure; None where that is not known.
+    """
 
     model: str
     tag: str
     name: str
     digest: str
+    control_tokens: tuple[str, ...] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import pytest
 from deployment.access import Sizes
 from deployment.errors import InvalidRequest, ModelNotFound, PayloadTooLarge
 from deployment.gateway.inference import LOAD_OPTIONS, Bounds, Inference, Served, most_tokens, resolve, to_call
+from deployment.gateway.neutral import pattern_of
 from deployment.settings import ModelSettings
 
 SERVED = {"ramsey-model": "ramsey-model:v1.1"}
@@ -53,7 +54,7 @@ def call_of(
 ) -> tuple[dict[str, Any], list[str]]:
     inference = Inference("/api/generate", None, body, stream)
     bounds = Bounds.of(ModelSettings(**settings), sizes)
-    call, ignored = to_call(inference, "ramsey-model:v1.1", bounds, tenant="t", session=None)
+    call, ignored = to_call(inference, "ramsey-model:v1.1", bounds, pattern_of(None), tenant="t", session=None)
     return call.body, ignored
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import struct
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -130,6 +131,10 @@ def _packed(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-def model_entry(name: str, created: int) -> dict[str, Any]:
-    """One model of `GET /v1/models`."""
+def model_entry(name: str, modified_at: str) -> dict[str, Any]:
+    """One model of `GET /v1/models`; `modified_at` is when its release was made, as nodes tell it."""
+    try:
+        created = int(datetime.fromisoformat(modified_at).timestamp())
+    except ValueError:
+        created = 0
     return {"id": name, "object": "model", "created": created, "owned_by": "ramsey"}
