@@ -22,10 +22,14 @@ class RamseyError(Exception):
 
 
 class InvalidRequest(RamseyError):
-    """The request cannot be understood or is not allowed as it stands."""
+    """The request cannot be understood or is not allowed as it stands. `param` names the field that is wrong."""
 
     code = "invalid_request"
     status = 400
+
+    def __init__(self, message: str, *, hint: str | None = None, param: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
 
 
 class Unauthenticated(RamseyError):

@@ -35,6 +35,8 @@ _NO_MODEL = re.compile(r"model .* not found|^model not found", re.IGNORECASE)
 _LOST_BLOB = re.compile(r"does not support (generate|chat)\b")
 # The caller's mistakes that Ollama answers with 500.
 _CALLERS_500 = re.compile(r'^option "[^"]*" must be of type|^invalid format\b')
+# llama.cpp's words go on with "try increasing it", which a caller cannot.
+_TOO_LONG = re.compile(r"\((\d+) tokens\) exceeds the available context size \((\d+) tokens\)")
 # Statuses that speak of how we reach the node, not of the request.
 _NOT_THE_CALLERS = {401, 403, 404, 405, 407, 408, 421, 425, 499}
 _TEXT_LIMIT = 2000
@@ -275,6 +277,8 @@ def _refusal(status: int, text: str) -> EngineError:
         return EngineRefused(text, status=403)
     if status in _NOT_THE_CALLERS:
         return EngineProtocolError(f"The engine answered {status}: {text or 'no text'}.")
+    if too_long := _TOO_LONG.search(text):
+        text = f"The prompt has {too_long[1]} tokens; the model's context has {too_long[2]}. Shorten the prompt."
     return EngineRefused(text or f"The engine refused the request ({status}).", status=status)
 
 

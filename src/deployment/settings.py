@@ -11,6 +11,7 @@ import tomllib
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -349,6 +350,9 @@ class AccessSettings(Section):
         return self
 
 
+Money = Annotated[float, Field(ge=0.000001, le=1e9, allow_inf_nan=False)]
+
+
 class LimitSet(Section):
     """What one caller, tenant or model may have; empty for no limit."""
 
@@ -357,8 +361,17 @@ class LimitSet(Section):
     concurrent: int | None = Field(None, ge=1, description="Requests at the same time.")
     tokens_per_day: int | None = Field(None, ge=1, description="Budget of tokens for a day, by UTC.")
     tokens_per_month: int | None = Field(None, ge=1, description="Budget of tokens for a calendar month, by UTC.")
+    money_per_day: Money | None = Field(None, description="Budget of money for a day, by UTC, by limits.prices.")
+    money_per_month: Money | None = Field(None, description="Budget of money for a calendar month, by UTC.")
     max_prompt_chars: int | None = Field(None, ge=1, description="Longest prompt, in characters.")
     max_output_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens.")
+
+
+class Price(Section):
+    """What 1,000 tokens of a model cost."""
+
+    prompt: float = Field(ge=0, le=1e6, allow_inf_nan=False, description="1,000 tokens of prompts.")
+    completion: float = Field(ge=0, le=1e6, allow_inf_nan=False, description="1,000 tokens of answers.")
 
 
 class LimitsSettings(Section):
@@ -373,9 +386,22 @@ class LimitsSettings(Section):
     budget_alert: float = Field(
         0.8, gt=0, le=1, description="Part of a budget at whose use a warning is logged, once in its period."
     )
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        description="What models cost, by their names, `*` for all others: prompt and completion, for 1,000 tokens "
+        "each, in one currency of your own. Without a price, a model is free.",
+    )
     gateways: int = Field(
         1, ge=1, description="How many gateways share the limits; each takes its share while Redis is away."
     )
+
+    @model_validator(mode="after")
+    def _money_needs_prices(self) -> Self:
+        if not self.prices and any(
+            one.money_per_day or one.money_per_month for one in (self.key, self.tenant, self.model)
+        ):
+            raise ValueError("a budget of money needs limits.prices")
+        return self
 
 
 class DatabaseSettings(Section):
@@ -481,6 +507,18 @@ class Settings(BaseSettings):
         file = TomlConfigSettingsSource(settings_cls)
         ollama = InitSettingsSource(settings_cls, _from_ollama_variables())
         return init_settings, env_settings, file, ollama
+
+    @model_validator(mode="after")
+    def _engine_is_not_the_gateway(self) -> Self:
+        """OLLAMA_HOST that points at the gateway is right for clients, and a circle for the gateway itself."""
+        engine = urlsplit(self.engine.host)
+        here = engine.hostname in {"127.0.0.1", "localhost", "::1", self.server.host}
+        if here and engine.port == self.server.port != 0 and not self.pool.nodes and not self.pool.dns:
+            raise ValueError(
+                f"engine.host ({self.engine.host}) is the gateway's own address: set RAMSEY_ENGINE__HOST, "
+                "or unset OLLAMA_HOST where Ramsey starts"
+            )
+        return self
 
     @property
     def models_dir(self) -> Path:

@@ -114,3 +114,12 @@ def test_settings_cannot_be_changed() -> None:
 )
 def test_ollama_s_own_variable_is_read_as_ollama_reads_it(host: str, url: str) -> None:
     assert ollama_host_url(host) == url
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "http://127.0.0.1:8000", "0.0.0.0:8000"])
+def test_the_gateway_is_not_its_own_engine(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", host)
+    with pytest.raises(ConfigurationError, match="own address") as problem:
+        load()
+    assert "OLLAMA_HOST" in problem.value.message
+    assert load(server={"port": 8001}).server.port == 8001

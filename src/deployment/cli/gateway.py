@@ -171,7 +171,7 @@ def _told(body: dict[str, Any]) -> RamseyError:
     if not isinstance(error, dict):
         return RamseyError(f"The gateway failed: {str(body)[:200]}")
     hint = error.get("hint")
-    if error.get("code") == "unauthenticated" and not hint:
+    if error.get("code") == "unauthenticated":
         hint = "Set RAMSEY_API_KEY to a key of this gateway."
     told = RamseyError(str(error.get("message")), hint=hint)
     told.code = str(error.get("code"))
