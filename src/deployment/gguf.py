@@ -185,6 +185,9 @@ def read_metadata(path: Path, *, long_arrays: bool = False) -> GgufHeader:
     file is missing, is no GGUF, is cut short or contradicts itself.
     """
     try:
+        # To open a pipe would wait for its writer, for ever.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ConfigurationError(f"Cannot read {path}: it is no file.", hint="Name a GGUF file.")
         with path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(0)

@@ -1,5 +1,6 @@
 """Reading GGUF headers: the real model, and files that are broken in every way that we know."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -122,6 +123,18 @@ def test_an_unset_file_type_is_unknown_and_zero_is_f32(tmp_path: Path) -> None:
 def test_a_corrupt_file_says_what_is_wrong(tmp_path: Path, content: bytes, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
         read_metadata(written(tmp_path, content))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "model.gguf"
+    os.mkfifo(pipe)
+    # With a reader and a writer already there, opening it does not block: it fails then for another reason.
+    keeper = os.open(pipe, os.O_RDWR)
+    try:
+        with pytest.raises(ConfigurationError, match=r"model\.gguf: it is no file"):
+            read_metadata(pipe)
+    finally:
+        os.close(keeper)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
