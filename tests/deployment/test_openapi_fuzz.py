@@ -51,3 +51,15 @@ async def test_every_operation_has_a_name_of_its_own() -> None:
             document = (await http.get(f"{url}/openapi.json")).json()
     names = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
     assert len(names) == len(set(names))
+
+
+async def test_the_document_says_what_is_answered() -> None:
+    async with FakeNode() as node, serving(node.url) as (url, _), httpx.AsyncClient() as http:
+        document = (await http.get(f"{url}/openapi.json")).json()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            responses = operation["responses"]
+            assert "422" not in responses, path
+            assert path.startswith("/health") or {"401", "403"} <= set(responses), path
+            schema = responses.get("200", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            assert schema.get("type") != "string", path

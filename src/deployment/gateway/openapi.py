@@ -8,10 +8,15 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from deployment.access import Permission
+
+PERMISSION = "x-permission"
 _REFERENCE = "#/components/schemas/{model}"
+_PUBLIC = frozenset({"/health", "/health/live", "/health/ready"})
 _PROBLEMS = {
     400: "The request is wrong; the message names the field.",
     401: "No key, or one that is not known.",
+    403: "Known, but not allowed to do this.",
     404: "The model is not served here.",
     408: "The body did not arrive in time.",
     413: "The body or the prompt is too large.",
@@ -22,10 +27,16 @@ _PROBLEMS = {
 }
 
 
-def describe(path: str, schema: type[BaseModel]) -> dict[str, Any]:
-    """Arguments of `add_api_route`: the body's schema, and the errors that may come."""
+def needs(permission: Permission) -> dict[str, Any]:
+    """An argument of a route: the permission that it asks of its caller, for the document and for audits."""
+    return {"openapi_extra": {PERMISSION: permission.value}}
+
+
+def describe(path: str, schema: type[BaseModel], permission: Permission) -> dict[str, Any]:
+    """Arguments of `add_api_route`: the body's schema, the errors that may come, the permission."""
     return {
         "openapi_extra": {
+            PERMISSION: permission.value,
             "requestBody": {
                 "required": True,
                 "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema.__name__}"}}},
@@ -42,6 +53,9 @@ def document(app: FastAPI, schemas: Iterable[type[BaseModel]]) -> dict[str, Any]
         return app.openapi_schema
     found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, definitions = models_json_schema([(schema, "validation") for schema in schemas], ref_template=_REFERENCE)
+    for path, operations in found["paths"].items():
+        for operation in operations.values():
+            _correct(operation["responses"], public=path in _PUBLIC)
     components = found.setdefault("components", {})
     components.setdefault("schemas", {}).update(definitions.get("$defs", {}))
     components["securitySchemes"] = {
@@ -51,3 +65,15 @@ def document(app: FastAPI, schemas: Iterable[type[BaseModel]]) -> dict[str, Any]
     found["security"] = [{"bearer": []}, {"key": []}, {}]
     app.openapi_schema = found
     return found
+
+
+def _correct(responses: dict[str, Any], *, public: bool) -> None:
+    """FastAPI takes our JSON for strings, and announces a 422 that is a 400 here."""
+    if responses.pop("422", None) is not None:
+        responses.setdefault("400", {"description": _PROBLEMS[400]})
+    if not public:
+        for status in (401, 403):
+            responses.setdefault(str(status), {"description": _PROBLEMS[status]})
+    content = responses.get("200", {}).get("content", {})
+    if content.get("application/json", {}).get("schema") == {"type": "string"}:
+        content["application/json"]["schema"] = {"type": "object"}
