@@ -24,6 +24,7 @@ from deployment.engines import EnginePool
 from deployment.errors import StartupError
 from deployment.gateway import (
     BODIES,
+    BoundedBodies,
     Direct,
     Drainer,
     Envelope,
@@ -36,7 +37,8 @@ from deployment.gateway import (
     openai_routes,
 )
 from deployment.gateway.cache import Answers, MemoryStore, RedisStore, SemanticIndex, Store
-from deployment.gateway.listener import TrustedProxies, fixed_headers, listen, page_policies, server_config
+from deployment.gateway.listener import TrustedProxies, fixed_headers, listen, server_config
+from deployment.gateway.pages import add_pages
 from deployment.releases import BringUp, Traffic
 from deployment.secret_store import SecretStore
 from deployment.settings import Profile, Settings, environment
@@ -122,6 +124,9 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description="Your own model, in production: one gateway that speaks Ramsey's, Ollama's and OpenAI's API.",
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         license_info={"name": "Apache-2.0"},
     )
     app.state.services = services
@@ -136,6 +141,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     app.openapi = lambda: document(app, BODIES)  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _to_envelope)
+    server = settings.server
+    app.add_middleware(BoundedBodies, limit=server.max_body_bytes, seconds=server.slow_client_seconds)
     app.add_middleware(Direct, endpoints=services.gateway.direct)
     if settings.access.cors_origins:
         app.add_middleware(
@@ -151,7 +158,7 @@ def create_app(settings: Settings) -> FastAPI:
         refused=services.access.refusals.note,
         proxies=TrustedProxies(settings.server.trusted_proxies),
         headers=fixed_headers(settings.server),
-        pages=page_policies(app),
+        pages=add_pages(app),
     )
     return app
 

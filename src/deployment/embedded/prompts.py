@@ -7,8 +7,8 @@ import orjson
 
 from deployment.embedded.bodies import Chat, Generate, Inference, Message
 from deployment.embedded.models import Model
-from deployment.embedded.schemas import check_schema
 from deployment.errors import InvalidRequest, RamseyError
+from deployment.json_schemas import check_schema
 
 _ROLES = {"system", "user", "assistant", "tool"}
 _MOST_LOGPROBS = 20

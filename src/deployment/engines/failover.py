@@ -13,7 +13,7 @@ from deployment.engines.hedge import Hedger
 from deployment.engines.model import Call
 from deployment.engines.placement import Ask
 from deployment.engines.prefix import block_hashes, text_of
-from deployment.errors import EngineError, EngineTimeout, EngineUnavailable, RamseyError
+from deployment.errors import EngineCrashed, EngineError, EngineTimeout, EngineUnavailable, RamseyError
 from deployment.ollama_client import Event
 from deployment.settings import PoolSettings
 
@@ -149,7 +149,9 @@ class Failover:
     async def after_failure(self, way: Progress, node: str, error: EngineError) -> None:
         """Return to try again; raise `error` when that is no use."""
         now = self._tools.clock.monotonic()
-        if not error.retryable or way.attempts >= self._settings.attempts or now >= way.deadline:
+        # A grammar that ends one runner ends the next too: such a request must not go through the pool node by node.
+        poison = isinstance(error, EngineCrashed) and (way.call.body.get("format") or way.call.body.get("tools"))
+        if poison or not error.retryable or way.attempts >= self._settings.attempts or now >= way.deadline:
             raise self._final(error)
         way.ask.excluded.add(node)
         others = {n.name for n in self._admission.nodes.values() if not n.draining} - way.ask.excluded

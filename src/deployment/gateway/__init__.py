@@ -1,5 +1,6 @@
 """An inference request from wire to wire."""
 
+from deployment.gateway.body import BoundedBodies
 from deployment.gateway.direct import Direct
 from deployment.gateway.drain import Drainer
 from deployment.gateway.envelope import Envelope
@@ -11,6 +12,7 @@ from deployment.gateway.service import Gateway
 
 __all__ = [
     "BODIES",
+    "BoundedBodies",
     "Direct",
     "Drainer",
     "Envelope",

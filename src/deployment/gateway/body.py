@@ -5,13 +5,17 @@ import re
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployment.errors import InvalidRequest, PayloadTooLarge, RequestTimeout
 
 Body = TypeVar("Body", bound=BaseModel)
 
 _FIELD = re.compile(r"^[a-z_][a-z0-9_]*$")  # pydantic also names the alternative that it tried: constrained-str
+_BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
+_ANOTHER_TYPE = frozenset({"string_type", "list_type", "dict_type", "literal_error", "bool_type", "float_type"})
 _PLAINER = {
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
@@ -52,6 +56,29 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         raise RequestTimeout(f"The body did not arrive within {seconds:g} s.") from None
 
 
+class BoundedBodies:
+    """ASGI middleware for endpoints whose bodies the framework reads, which knows no bounds: reads them first."""
+
+    def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
+        self._app, self._limit, self._seconds = app, limit, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its body whole. Raises as `read_body`."""
+        if scope["type"] != "http" or scope["method"] in _BODILESS:
+            await self._app(scope, receive, send)
+            return
+        body: bytes | None = await read_body(Request(scope, receive), self._limit, self._seconds)
+
+        async def replay() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            message, body = {"type": "http.request", "body": body, "more_body": False}, None
+            return message
+
+        await self._app(scope, replay, send)
+
+
 def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"The body is larger than {limit} bytes.", hint="Send less, or raise server.max_body_bytes.")
 
@@ -63,7 +90,7 @@ def parse(schema: type[Body], body: bytes) -> Body:
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
+        problem = _plainest(error.errors(include_url=False, include_input=False))
     kind = problem["type"]
     reason = _PLAINER.get(kind, problem["msg"].removeprefix("Value error, "))
     if kind == "json_invalid":
@@ -71,3 +98,11 @@ def parse(schema: type[Body], body: bytes) -> Body:
         raise InvalidRequest(f"The body is not valid JSON: {detail}.")
     where = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or _FIELD.match(part))
     raise InvalidRequest(f"{where}: {reason}." if where else f"{reason}.", param=where or None)
+
+
+def _plainest(problems: list[ErrorDetails]) -> ErrorDetails:
+    """Of the alternatives of one field (a text, or a list of texts) the one that fits best: it says more than that
+    the type is another."""
+    field = problems[0]["loc"][:1]
+    same = [problem for problem in problems if problem["loc"][:1] == field]
+    return next((problem for problem in same if problem["type"] not in _ANOTHER_TYPE), same[0])

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployment.errors import Forbidden, MethodNotAllowed, NotFound, RamseyError, Unauthenticated
+from deployment.errors import Forbidden, InvalidRequest, MethodNotAllowed, NotFound, RamseyError, Unauthenticated
 from deployment.gateway.errors_out import dialect_of, error_body
 from deployment.gateway.exchange import CANCELLED
 from deployment.gateway.listener.headers import CSP, NO_PAGE, Header
@@ -150,4 +150,6 @@ def _from_http(error: HTTPException, scope: Scope) -> RamseyError:
         return MethodNotAllowed(f"{scope['method']} is not offered here.", hint="See /docs for what is.")
     if error.status_code == 404:
         return NotFound("There is no such endpoint.", hint="See /docs for what there is.")
+    if error.status_code < 500:
+        return InvalidRequest("The request cannot be understood.", hint="See /docs.")
     return RamseyError(str(error.detail))

@@ -20,9 +20,8 @@ _OPENAI_TYPES = {
 
 def dialect_of(path: str) -> str:
     """The dialect that a path speaks."""
-    if path.startswith("/v1/"):
-        return OPENAI
-    return OLLAMA if path.startswith("/api/") else NATIVE
+    first = path.split("/", 2)[1] if path.startswith("/") else ""
+    return {"v1": OPENAI, "api": OLLAMA}.get(first, NATIVE)
 
 
 def error_body(error: RamseyError, dialect: str, request_id: str) -> dict[str, Any]:

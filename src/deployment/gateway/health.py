@@ -8,6 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from deployment.access import Permission
 from deployment.engines import NodeState, NodeView
+from deployment.gateway.openapi import needs
 from deployment.gateway.routes import Json
 from deployment.gateway.service import Gateway
 
@@ -71,7 +72,9 @@ def health_routes(gateway: Gateway, problem: Callable[[], str | None], degraded:
             return Json({"status": "starting", "reason": problem() or "No engine can answer yet."}, status_code=503)
         return Json({"status": "ready"})
 
-    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    @router.get(
+        "/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, **needs(Permission.METRICS_READ)
+    )
     async def metrics(request: Request) -> Response:
         """Needs the permission metrics:read, which the roles viewer, operator and admin have."""
         gateway.caller(request, Permission.METRICS_READ)

@@ -11,6 +11,7 @@ from deployment.access import Sizes
 from deployment.engines import Call
 from deployment.errors import InvalidRequest, ModelNotFound, PayloadTooLarge
 from deployment.gateway.neutral import neutral_body
+from deployment.json_schemas import check_schema
 from deployment.settings import ModelSettings
 
 # A change of one of these makes Ollama reload the model under everybody: a release fixes them.
@@ -101,6 +102,14 @@ def _unknown(name: str, served: Mapping[str, str]) -> ModelNotFound:
     return ModelNotFound(f'The model "{shorten(name)}" is not served here.', hint=f"Models: {there}.")
 
 
+def _refuse_costly_schemas(body: Mapping[str, Any]) -> None:
+    """One schema with thousands of alternatives holds a node for minutes, and the next one after it."""
+    if isinstance(body.get("format"), dict):
+        check_schema(body["format"])
+    for tool in body.get("tools") or ():
+        check_schema(tool.get("function", {}).get("parameters") if isinstance(tool.get("function"), dict) else None)
+
+
 def refuse_unwritable(body: Mapping[str, Any]) -> None:
     """JSON that can be read is not always JSON that can be passed on. Raises InvalidRequest."""
     try:
@@ -154,6 +163,7 @@ def to_call(
         options["num_predict"] = bounds.max_tokens
     body = {name: value for name, value in body.items() if name not in _PINNED_FIELDS and value is not None}
     body |= {"options": options, "stream": inference.stream, "keep_alive": bounds.keep_alive}
+    _refuse_costly_schemas(body)
     refuse_unwritable(body)
     call = Call(path=inference.path, release=release, body=body, tenant=tenant, session=session)
     return call, ignored

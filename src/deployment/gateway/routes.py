@@ -14,7 +14,7 @@ from deployment.gateway.body import parse, read_body
 from deployment.gateway.dialects import native, ollama, openai_chat, openai_responses, openai_text
 from deployment.gateway.encoder import Reply
 from deployment.gateway.errors_out import NATIVE, OLLAMA, OPENAI
-from deployment.gateway.openapi import describe
+from deployment.gateway.openapi import describe, needs
 from deployment.gateway.service import Gateway
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -79,7 +79,12 @@ def _post(
 
     gateway.direct[router.prefix + path] = endpoint
     router.add_api_route(
-        path, endpoint, methods=["POST"], summary=summary, response_class=Json, **describe(router.prefix + path, schema)
+        path,
+        endpoint,
+        methods=["POST"],
+        summary=summary,
+        response_class=Json,
+        **describe(router.prefix + path, schema, permission),
     )
 
 
@@ -105,7 +110,7 @@ def native_routes(gateway: Gateway) -> APIRouter:
     _post(router, gateway, Permission.INFERENCE, "/chat", native.ChatRequest, chat, "Continue a conversation")
     _post(router, gateway, Permission.EMBEDDINGS, "/embeddings", native.EmbeddingsRequest, embeddings, "Embed texts")
 
-    @router.get("/models", summary="Models and their releases", response_class=Json)
+    @router.get("/models", summary="Models and their releases", response_class=Json, **needs(Permission.MODELS_READ))
     async def models(request: Request) -> Response:
         """Each served model with the release that answers for it, and the releases that can be asked for by name."""
         principal = gateway.caller(request, Permission.MODELS_READ)
@@ -193,20 +198,24 @@ def ollama_routes(gateway: Gateway) -> APIRouter:
 
 
 def _ollama_lists(router: APIRouter, gateway: Gateway) -> None:
-    @router.get("/api/tags", summary="Models, as Ollama lists them", response_class=Json)
+    @router.get(
+        "/api/tags", summary="Models, as Ollama lists them", response_class=Json, **needs(Permission.MODELS_READ)
+    )
     async def tags(request: Request) -> Response:
         """Each model under its own name (`:latest`), and its releases."""
         principal = gateway.caller(request, Permission.MODELS_READ)
         return Json({"models": await gateway.models(principal)})
 
-    @router.get("/api/ps", summary="Loaded models, as Ollama lists them", response_class=Json)
+    @router.get(
+        "/api/ps", summary="Loaded models, as Ollama lists them", response_class=Json, **needs(Permission.MODELS_READ)
+    )
     async def ps(request: Request) -> Response:
         """What the nodes hold in memory, releases of served models only."""
         table = gateway.table(gateway.caller(request, Permission.MODELS_READ))
         loaded = [entry for entry in await gateway.pool.ps() if entry["name"].partition(":")[0] in table]
         return Json({"models": loaded})
 
-    @router.get("/api/version", summary="The engine's version", response_class=Json)
+    @router.get("/api/version", summary="The engine's version", response_class=Json, **needs(Permission.MODELS_READ))
     async def version(request: Request) -> Response:
         """The lowest version among the nodes: what a client may count on."""
         gateway.caller(request, Permission.MODELS_READ)
@@ -221,7 +230,7 @@ def _ollama_lists(router: APIRouter, gateway: Gateway) -> None:
         )
 
     for method, path in MANAGEMENT:
-        router.add_api_route(path, refuse, methods=[method], include_in_schema=False)
+        router.add_api_route(path, refuse, methods=[method], include_in_schema=False, **needs(Permission.MODELS_READ))
 
 
 def _version_key(version: str) -> tuple[int, ...]:
@@ -311,12 +320,14 @@ def _openai_models(router: APIRouter, gateway: Gateway) -> None:
         names = {entry["name"].removesuffix(":latest"): str(entry.get("modified_at", "")) for entry in entries}
         return {name: openai_text.model_entry(name, modified_at) for name, modified_at in names.items()}
 
-    @router.get("/models", summary="List models", response_class=Json)
+    @router.get("/models", summary="List models", response_class=Json, **needs(Permission.MODELS_READ))
     async def models(request: Request) -> Response:
         """Each model under its own name, and its releases."""
         return Json({"object": "list", "data": list((await listed(request)).values())})
 
-    @router.get("/models/{model:path}", summary="Retrieve a model", response_class=Json)
+    @router.get(
+        "/models/{model:path}", summary="Retrieve a model", response_class=Json, **needs(Permission.MODELS_READ)
+    )
     async def model(request: Request, model: str) -> Response:
         """One model. 404 where it is not served."""
         if (entry := (await listed(request)).get(model)) is None:

@@ -9,7 +9,7 @@ from tests.deployment.engines.conftest import MakePool, Process, ask, chat, heal
 from tests.support.fake_node import FakeNode
 
 from deployment.engines import NodeState
-from deployment.errors import EngineRefused, EngineUnavailable, RamseyError
+from deployment.errors import EngineCrashed, EngineRefused, EngineUnavailable, RamseyError
 
 BEFORE = [
     ("reset", {}),
@@ -196,6 +196,16 @@ async def test_a_single_node_is_asked_again_when_its_runner_died(pool_over: Make
     async with only, pool_over([only]) as pool:
         only.fail("crash", times=1)
         assert await ask(pool, chat()) == "a"
+
+
+async def test_a_grammar_that_ends_a_runner_does_not_go_through_the_pool(pool_over: MakePool) -> None:
+    one, two = nodes(2)
+    async with one, two, pool_over([one, two]) as pool:
+        for node in (one, two):
+            node.fail("crash", path="/api/chat")
+        with pytest.raises(EngineCrashed):
+            await ask(pool, chat(body={"format": {"type": "object"}}))
+        assert sum(node.requests["/api/chat"] for node in (one, two)) == 1
 
 
 async def test_the_caller_s_own_short_limit_does_not_count_against_the_node(pool_over: MakePool) -> None:

@@ -1,7 +1,7 @@
 """What stands between the network and the application: TLS, bounds, proxies, headers of every answer."""
 
-from deployment.gateway.listener.headers import fixed_headers, page_policies
+from deployment.gateway.listener.headers import fixed_headers
 from deployment.gateway.listener.proxies import TrustedProxies
 from deployment.gateway.listener.server import listen, server_config
 
-__all__ = ["TrustedProxies", "fixed_headers", "listen", "page_policies", "server_config"]
+__all__ = ["TrustedProxies", "fixed_headers", "listen", "server_config"]

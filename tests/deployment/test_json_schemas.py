@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from deployment.embedded.schemas import MOST_CHOICES, check_schema
+from deployment.json_schemas import MOST_CHOICES, check_schema
 from deployment.errors import InvalidRequest
 
 STRING = {"type": "string"}
