@@ -100,6 +100,8 @@ def load(path: Path) -> Modelfile:
 
     Raises ConfigurationError when it, or a file that it names, is missing.
     """
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise ConfigurationError(f"The Modelfile {path} is no file.", hint="Set model.modelfile to where it is.")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -201,3 +201,11 @@ def test_any_text_is_read_or_refused_with_reason(text: str) -> None:
         parse(f"FROM x\n{text}")
     except ConfigurationError as error:
         assert error.hint  # noqa: PT017 - it may be refused or not
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder"])
+def test_what_is_no_file_is_refused_instead_of_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "Modelfile"
+    os.mkfifo(path) if kind == "fifo" else path.mkdir()
+    with pytest.raises(ConfigurationError, match="is no file"):
+        load(path)

@@ -22,6 +22,7 @@ _POLL_S = 0.05
 _READY_S = 120.0
 _AFTER_DRAIN_S = 10.0
 _LAST_LINES = 5
+_NOW_S = 5.0
 
 
 @dataclass
@@ -37,7 +38,12 @@ class Interrupts:
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
 
     def _on_signal(self) -> None:
-        (self.twice if self.once.is_set() else self.once).set()
+        if not self.once.is_set():
+            self.once.set()
+            return
+        self.twice.set()
+        # A thread that waits for a dead disk would keep us for ever; our children end when we do.
+        asyncio.get_running_loop().call_later(_NOW_S, os._exit, 130)
 
 
 class GatewayProcess:
