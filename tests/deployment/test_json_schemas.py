@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from deployment.json_schemas import MOST_CHOICES, check_schema
 from deployment.errors import InvalidRequest
+from deployment.json_schemas import MOST_CHOICES, check_schema
 
 STRING = {"type": "string"}
 
