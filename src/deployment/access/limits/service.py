@@ -38,9 +38,9 @@ class Reservation:
         self.facts: tuple[LimitFact, ...] = verdict.facts if verdict is not None else ()
         """Where the caller stands with each of its limits; for headers."""
 
-    def settle(self, actual_tokens: int) -> None:
-        """The request was served and used so many tokens, prompt and answer together."""
-        self._end(actual_tokens, served=True)
+    def settle(self, prompt_tokens: int, completion_tokens: int = 0) -> None:
+        """The request was served and used so many tokens."""
+        self._end(prompt_tokens + completion_tokens, served=True)
 
     def release(self) -> None:
         """The request was not served, by no fault of the caller: it counts for nothing."""
