@@ -11,7 +11,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from tests.support.postgres_server import postgres_server
 
-import deployment.access  # its tables enter the metadata  # noqa: F401
+import deployment.access
+import deployment.releases  # their tables enter the metadata  # noqa: F401
 from deployment import migrations
 from deployment.database import Database, Moment, database_url, metadata
 from deployment.errors import ConfigurationError, DatabaseUnavailable

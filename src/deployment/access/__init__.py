@@ -1,5 +1,6 @@
 """Who may call, how much, and a record of it."""
 
+from deployment.access.audit import Act
 from deployment.access.authentication import Authenticator
 from deployment.access.grants import KeyWish
 from deployment.access.keys import NewKey, generate_key, key_sha256
@@ -11,12 +12,14 @@ from deployment.access.required import require_authentication
 from deployment.access.room import Access
 from deployment.access.routes import AdminRoute, Needs, declared_permission
 from deployment.access.service import LOCAL_OPERATOR, AccessService, CreatedKey
+from deployment.access.store import record_acts
 
 __all__ = [
     "BUILT_IN_ROLES",
     "LOCAL_OPERATOR",
     "Access",
     "AccessService",
+    "Act",
     "AdminRoute",
     "Authenticator",
     "CreatedKey",
@@ -38,5 +41,6 @@ __all__ = [
     "key_sha256",
     "local_admin",
     "ratelimit_headers",
+    "record_acts",
     "require_authentication",
 ]

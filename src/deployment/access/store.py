@@ -130,10 +130,7 @@ class AccessStore:
     async def record(self, acts: Sequence[Act]) -> None:
         """Entries in the record of what changed nothing here."""
         async with self._database.write() as connection:
-            # The row that every change locks, so that entries follow one another.
-            await connection.execute(sa.select(_versions.c.version).with_for_update())
-            for act in acts:
-                await append(connection, act)
+            await record_acts(connection, acts)
 
     async def has_usable_key(self, now: datetime) -> bool:
         """Whether there is a key that is neither revoked nor expired."""
@@ -285,6 +282,14 @@ class AccessStore:
     async def _all_roles(self, connection: AsyncConnection) -> tuple[Role, ...]:
         rows = await connection.execute(sa.select(_roles).order_by(_roles.c.name))
         return tuple(Role(row.name, _permissions(row.permissions)) for row in rows)
+
+
+async def record_acts(connection: AsyncConnection, acts: Sequence[Act]) -> None:
+    """Entries in the record, in the transaction of another room that does what they say. Take its own locks first."""
+    # The row that every change locks, so that entries follow one another.
+    await connection.execute(sa.select(_versions.c.version).with_for_update())
+    for act in acts:
+        await append(connection, act)
 
 
 async def _change(connection: AsyncConnection, act: Act) -> int:
