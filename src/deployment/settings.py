@@ -179,6 +179,11 @@ class EngineSettings(Section):
     )
     threads: int = Field(0, ge=0, description="CPU threads of the embedded engine; 0 takes every core but one.")
     gpu_layers: int = Field(-1, ge=-1, description="Layers that the embedded engine puts on a GPU; -1 lets it choose.")
+    stall_timeout: Seconds = Field(
+        60.0,
+        description="A runner of the embedded engine that hangs in one step for so many seconds is ended; "
+        "more than a batch of a prompt (512 tokens) takes.",
+    )
     start_timeout: Seconds = Field(60.0, description="How long an engine may take until it answers, in seconds.")
     connect_timeout: Seconds = Field(3.0, description="Connecting to a node, in seconds.")
     first_token_timeout: Seconds = Field(

@@ -36,6 +36,7 @@ def engine(
         threads=settings.engine.threads,
         gpu_layers=settings.engine.gpu_layers,
         load_timeout_s=settings.pool.load_timeout,
+        stall_s=settings.engine.stall_timeout,
         drain_s=settings.server.drain_seconds,
     )
     try:

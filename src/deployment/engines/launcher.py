@@ -214,6 +214,7 @@ def embedded_command(settings: Settings, url: str) -> tuple[str, ...]:
         "threads": engine.threads,
         "gpu_layers": engine.gpu_layers,
         "load_timeout_s": settings.pool.load_timeout,
+        "stall_s": engine.stall_timeout,
         "drain_s": _DRAIN_S,
         "log_level": settings.log.level.upper(),
     }
