@@ -18,7 +18,7 @@ down: $(VENV)/.ready ## stop what `ramsey up --detach` started
 setup: $(VENV)/.ready ## create .venv with what the product needs
 
 test: $(VENV)/.ready-dev ## set up what the tests need, and run them all
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3 --dist loadfile
 
 check: $(VENV)/.ready-dev ## format, lint, strict types, import contracts
 	$(BIN)/ruff format --check .

@@ -61,7 +61,11 @@ def test_the_same_key_twice_is_one_and_two_different_are_refused() -> None:
 
 @pytest.mark.parametrize("profile", list(Profile))
 @pytest.mark.parametrize("client", ["127.0.0.1", "203.0.113.9"])
-@pytest.mark.parametrize("key", ["secret", generate_key().key, NEW.sha256, "é\xff", "x" * 100_000])
+@pytest.mark.parametrize(
+    "key",
+    ["secret", generate_key().key, NEW.sha256, "é\xff", "x" * 100_000],
+    ids=["short", "unknown", "hash", "not-ascii", "long"],  # the same in every process of a parallel run
+)
 def test_a_wrong_key_is_refused_also_from_this_machine(profile: Profile, client: str, key: str) -> None:
     error = refusal(connection(("authorization", f"Bearer {key}"), client=client), profile)
     assert "not known" in error.message
