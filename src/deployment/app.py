@@ -39,7 +39,7 @@ from deployment.gateway import (
 from deployment.gateway.cache import Answers, MemoryStore, RedisStore, SemanticIndex, Store
 from deployment.gateway.listener import TrustedProxies, fixed_headers, listen, server_config
 from deployment.gateway.pages import add_pages
-from deployment.releases import BringUp, Traffic
+from deployment.releases import BringUp, Traffic, TrafficRoom
 from deployment.secret_store import SecretStore
 from deployment.settings import Profile, Settings, environment
 from deployment.telemetry import Metrics, configure_logging
@@ -60,10 +60,11 @@ class Services:
     secrets: SecretStore
     access: Access
     bring_up: BringUp
+    traffic_room: TrafficRoom
 
     def degraded(self) -> list[str]:
         """What runs on without something that it should have, in words."""
-        problems = list(self.access.problems)
+        problems = [*self.access.problems, *self.traffic_room.problems]
         if self.secrets.problem is not None:
             problems.append(self.secrets.problem)
         if self.pool.slots_shared is False:
@@ -76,14 +77,25 @@ def build(settings: Settings, clock: Clock | None = None) -> Services:
     secrets = SecretStore(settings.secrets, environment())
     settings = secrets.resolved(settings)
     clock = clock or SystemClock()
-    metrics, traffic = Metrics(), Traffic()
+    metrics = Metrics()
     pool = EnginePool(settings, clock, metrics.registry)
     answers = Answers(pool, *_cache(settings, clock), metrics.cache_lookups)
     database = Database(database_url(settings), follow=lambda: database_url(settings))
     access = Access(settings, database, clock)
+    room = TrafficRoom(settings, database, pool, access.authenticator, clock)
+    traffic = room.traffic
     gateway = Gateway(settings, pool, answers, access.authenticator, access.limits, traffic, metrics, clock)
     return Services(
-        settings, gateway, pool, traffic, metrics, database, secrets, access, BringUp(settings, pool, traffic)
+        settings,
+        gateway,
+        pool,
+        traffic,
+        metrics,
+        database,
+        secrets,
+        access,
+        BringUp(settings, pool, traffic, room.sync),
+        room,
     )
 
 
@@ -111,6 +123,7 @@ def create_app(settings: Settings) -> FastAPI:
             stack.push_async_callback(services.database.close)
             stack.push_async_callback(services.gateway.answers.close)
             await stack.enter_async_context(services.access.running())
+            await stack.enter_async_context(services.traffic_room.running())
             await stack.enter_async_context(services.bring_up)
             await stack.enter_async_context(_running(services.gateway.exchanges.watch()))
             stack.enter_context(Drainer(services.gateway, settings.server))
@@ -137,6 +150,7 @@ def create_app(settings: Settings) -> FastAPI:
         health_routes(services.gateway, lambda: services.bring_up.problem, services.degraded),
         node_routes(services.pool, services.access.authenticator),
         services.access.routes(),
+        services.traffic_room.routes(),
     ):
         app.include_router(router)
     app.openapi = lambda: document(app, BODIES)  # type: ignore[method-assign]

@@ -5,7 +5,7 @@ back exactly once, by `Slot.free`.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from deployment.clock import Clock
 from deployment.engines.breaker import Phase
@@ -54,6 +54,8 @@ class Admission:
         self._lines: dict[str, Line] = {}
         self._placed = 0
         self.nodes: dict[str, Node] = {}
+        self.places: Mapping[str, Mapping[str, str]] = {}
+        """Labels of the nodes that a release belongs to; a release that is not in it belongs to every node."""
         self.on_wait: Callable[[], None] = lambda: None
         """Called when a request begins to wait."""
 
@@ -153,6 +155,11 @@ class Admission:
             return None
         return self.nodes[min(fitting, key=lambda c: c.in_flight / c.slots).name]
 
+    def belongs(self, node: Node, release: str) -> bool:
+        """Whether the release may be on the node."""
+        labels = self.places.get(release)
+        return labels is None or labels.items() <= node.spec.labels.items()
+
     # --- out -----------------------------------------------------------------------------------------------
 
     def freed(self, release: str) -> None:
@@ -247,7 +254,9 @@ class Admission:
 
     def _candidates(self, ask: Ask) -> Iterable[Candidate]:
         look_ahead = self._settings.look_ahead
-        return [_candidate(node, ask, look_ahead) for node in self.nodes.values()]
+        if ask.release not in self.places:
+            return [_candidate(node, ask, look_ahead) for node in self.nodes.values()]
+        return [_candidate(node, ask, look_ahead) for node in self.nodes.values() if self.belongs(node, ask.release)]
 
     def _retry_after(self, line: Line, now: float) -> float:
         """When the queue as it stands will have been served: its length over the drain rate."""

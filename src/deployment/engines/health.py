@@ -176,7 +176,11 @@ class Health:
         expected: Mapping[str, str | None],
     ) -> str | None:
         """A release to generate a token of: first one that failed lately, else any that the pool serves."""
-        fit = [name for name in expected if name in digests and generates(tags, name)]
+        fit = [
+            name
+            for name in expected
+            if name in digests and generates(tags, name) and self._admission.belongs(node, name)
+        ]
         return next((name for name in fit if node.on(name).missing), fit[0] if fit else None)
 
     async def _generate(self, node: Node, release: str, probe: bool) -> bool:
@@ -225,7 +229,7 @@ class Health:
         if node.draining or not node.checked.ok:
             return
         for name in expected:
-            if name in digests and not node.on(name).loaded:
+            if name in digests and not node.on(name).loaded and self._admission.belongs(node, name):
                 self._warmer.ensure(node, name)
 
     def _failed(self, node: Node, error: EngineError) -> None:

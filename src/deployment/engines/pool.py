@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import structlog
@@ -155,6 +155,11 @@ class EnginePool:
         """Whether Redis divides the slots among the gateways now; None where none is set."""
         return self._leases.shared
 
+    def labels(self, name: str | None) -> Mapping[str, str]:
+        """A node's labels; none where there is no such node."""
+        node = self._admission.nodes.get(name or "")
+        return node.spec.labels if node is not None else {}
+
     def waiting(self) -> int:
         """Requests that wait for a slot."""
         return self._admission.waiting()
@@ -164,11 +169,16 @@ class EnginePool:
         nodes = list(self._admission.nodes.values())
         await asyncio.gather(*(self._health.check(node, at_once=True) for node in nodes))
 
-    def expect(self, releases: Mapping[str, str | None]) -> None:
+    def expect(
+        self, releases: Mapping[str, str | None], places: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    ) -> None:
         """The releases that are to be served, with their digests where known.
 
         They are kept loaded on every node that holds them; a node that holds another digest does not serve them.
+        `places` are labels of the nodes that a release belongs to, where that is not every node: elsewhere it is
+        neither loaded nor served.
         """
+        self._admission.places = {name.lower(): labels for name, labels in places.items()}
         self._expected = {name.lower(): digest for name, digest in releases.items()}
         self._asked = {name: None for name in self._asked if name in self._expected}
         for node in self._admission.nodes.values():

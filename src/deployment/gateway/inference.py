@@ -1,7 +1,7 @@
 """From a dialect's request to a call on the pool: names resolved, bounds kept, load-time options pinned."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from deployment.engines import Call
 from deployment.errors import InvalidRequest, ModelNotFound, PayloadTooLarge
 from deployment.gateway.neutral import neutral_body
 from deployment.json_schemas import check_schema
+from deployment.releases import Choice, Split
 from deployment.settings import ModelSettings
 
 # A change of one of these makes Ollama reload the model under everybody: a release fixes them.
@@ -42,16 +43,30 @@ class Inference:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A name as a caller wrote it, understood."""
+
+    name: str
+    model: str
+    """The model without a tag, which rights, limits and traffic speak of."""
+    release: str | None
+    """The release that was asked for by its tag; None where the traffic decides."""
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """A name that a caller used, and the release that answers for it."""
 
     model: str
-    release: str
+    logical: str
+    """The model without a tag."""
+    choice: Choice
+    split: Split
 
     @property
-    def logical(self) -> str:
-        """The model without a tag, which rights and limits speak of."""
-        return self.release.partition(":")[0]
+    def release(self) -> str:
+        """What answers."""
+        return self.choice.release
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +89,10 @@ class Bounds:
         )
 
 
-def resolve(asked: str | None, served: Mapping[str, str], present: frozenset[str], default: str) -> Served:
-    """Find the release behind a name.
+def understand(asked: str | None, models: Collection[str], default: str) -> Asked:
+    """What a name means, of the models that have traffic.
 
-    `served` is the traffic: model -> release. `present` are the releases that nodes hold: one of a served
-    model may be asked for by its tag. Raises ModelNotFound, or InvalidRequest for a name that Ollama would
-    send to its cloud.
+    Raises ModelNotFound, or InvalidRequest for a name that Ollama would send to its cloud.
     """
     name = (asked or default).strip()
     folded = name.lower().removeprefix("registry.ollama.ai/").removeprefix("library/")
@@ -88,17 +101,20 @@ def resolve(asked: str | None, served: Mapping[str, str], present: frozenset[str
         raise InvalidRequest(
             f'The name "{shorten(name)}" would leave this installation for Ollama\'s cloud; it is refused.'
         )
-    if not _NAME.match(folded) or model not in served:
-        raise _unknown(name, served)
-    if tag in ("", "latest"):
-        return Served(name, served[model])
-    if folded not in present and folded != served[model]:
-        raise _unknown(name, served)
-    return Served(name, folded)
+    if not _NAME.match(folded) or model not in models:
+        raise not_served(name, models)
+    return Asked(name, model, None if tag in ("", "latest") else folded)
 
 
-def _unknown(name: str, served: Mapping[str, str]) -> ModelNotFound:
-    there = ", ".join(sorted(served)) or "none yet"
+def may_ask(release: str, split: Split, present: Collection[str], *, every: bool) -> bool:
+    """Whether a release may be asked for by its tag: one with traffic or a pin by anybody, `every` other one that
+    nodes hold only by who may see releases, for instance to evaluate it."""
+    return release in split.callable or (every and (release in present or release in split.releases))
+
+
+def not_served(name: str, models: Collection[str]) -> ModelNotFound:
+    """No model or release of that name is served to this caller."""
+    there = ", ".join(sorted(models)) or "none yet"
     return ModelNotFound(f'The model "{shorten(name)}" is not served here.', hint=f"Models: {there}.")
 
 

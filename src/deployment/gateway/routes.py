@@ -119,6 +119,7 @@ def native_routes(gateway: Gateway) -> APIRouter:
             {
                 "model": model,
                 "release": release,
+                "traffic": gateway.weights(model),
                 "releases": sorted(e["name"] for e in there if _is_release_of(e["name"], model)),
                 "digest": next((e.get("digest") for e in there if e["name"] == release), None),
             }

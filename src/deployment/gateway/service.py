@@ -1,7 +1,8 @@
 """What every inference route does before and around its dialect."""
 
+import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +16,24 @@ from deployment.gateway.cache import Answers
 from deployment.gateway.direct import Endpoint
 from deployment.gateway.encoder import Encoder, Reply
 from deployment.gateway.exchange import Exchanges, Generation, Unary, Wire
-from deployment.gateway.inference import Bounds, Inference, Served, most_tokens, refuse_unwritable, resolve, to_call
+from deployment.gateway.inference import (
+    Bounds,
+    Inference,
+    Served,
+    may_ask,
+    most_tokens,
+    not_served,
+    refuse_unwritable,
+    to_call,
+    understand,
+)
 from deployment.gateway.neutral import neutral_body, pattern_of
-from deployment.releases import Traffic
+from deployment.releases import PIN_HEADER, Caller, Choice, Split, Traffic
 from deployment.settings import Settings
 from deployment.telemetry import Metrics, RequestRecord
 
-_BYPASS = re.compile(r"\bno-(cache|store)\b", re.IGNORECASE)
+_BYPASS = re.compile(rb"\bno-(cache|store)\b", re.IGNORECASE)
+_PIN = PIN_HEADER.encode()
 
 
 @dataclass(slots=True)
@@ -73,8 +85,8 @@ class Gateway:
         dialect: str,
     ) -> Generation:
         """One inference, as a response that runs it. Raises what is wrong with the request before anything runs."""
-        served = await self.resolve(inference.model, principal)
-        session = request.headers.get("x-session-id")
+        session, pin, bypass = _own_headers(request.scope["headers"])
+        served = await self.resolve(inference.model, principal, session, pin)
         bounds = Bounds.of(self.settings.model, self.limits.sizes(principal, served.logical))
         markers = self._markers(served.release)
         call, ignored = to_call(inference, served.release, bounds, markers, tenant=principal.tenant, session=session)
@@ -94,7 +106,7 @@ class Gateway:
             headers,
             principal,
             default_output=bounds.max_tokens,
-            bypass_cache=_BYPASS.search(request.headers.get("cache-control", "")) is not None,
+            bypass_cache=bypass,
         )
 
     async def ask(
@@ -108,7 +120,8 @@ class Gateway:
         dialect: str,
     ) -> Unary:
         """One call with one JSON answer (embeddings, show)."""
-        served = await self.resolve(model, principal)
+        _, pin, _ = _own_headers(request.scope["headers"])
+        served = await self.resolve(model, principal, None, pin, main=True)
         body = neutral_body(body, self._markers(served.release))
         refuse_unwritable(body)
         record: RequestRecord = request.scope["state"]["record"]
@@ -129,18 +142,42 @@ class Gateway:
             most_tokens(body),
         )
 
-    async def resolve(self, asked: str | None, principal: Principal) -> Served:
-        """The release behind a name. Raises ModelNotFound, or Forbidden where the caller may not use the model."""
-        table, default = self.traffic.table, self.settings.model.name
-        if (release := table.get(asked or default)) is not None:
-            served = Served(asked or default, release)
-        elif not table:
+    async def resolve(
+        self, asked: str | None, principal: Principal, session: str | None, pin: str | None, *, main: bool = False
+    ) -> Served:
+        """The release behind a name. Raises ModelNotFound, or Forbidden where the caller may not use the model.
+
+        `main`: no draw, but the release with most of the traffic. Embeddings of two releases cannot be compared.
+        """
+        routes, default = self.traffic.routes, self.settings.model.name
+        name = asked or default
+        release = None
+        if (route := routes.get(name)) is not None:
+            model = name
+        elif not routes:
             raise EngineUnavailable("No release has traffic yet.", hint="/health says why.", retry_after_s=1)
         else:
-            present = frozenset(entry["name"] for entry in await self.pool.tags())
-            served = resolve(asked, table, present, default)
-        principal.require_model(served.logical)
-        return served
+            understood = understand(asked, routes, default)
+            name, model, release = understood.name, understood.model, understood.release
+            route = routes[model]
+        if principal.models:
+            principal.require_model(model)
+        if release is not None:
+            await self._require_release(name, release, route.split, principal)
+            choice = Choice(release, None, True)
+        elif pin is None and route.only is not None:
+            choice = route.only
+        else:
+            caller = Caller(principal.id, principal.tenant, session, pin)
+            fixed = (route.pinned(caller) or Choice(route.split.main)) if main else None
+            choice = fixed or route.choose(caller, random.random())  # noqa: S311 - no secret
+        return Served(name, model, choice, route.split)
+
+    async def _require_release(self, name: str, release: str, split: Split, principal: Principal) -> None:
+        every = Permission.RELEASES_READ in principal.permissions
+        present = [entry["name"] for entry in await self.pool.tags()] if every else []
+        if not may_ask(release, split, present, every=every):
+            raise not_served(name, self.traffic.table)
 
     def _markers(self, release: str) -> re.Pattern[str]:
         tokens = self.traffic.control_tokens(release)
@@ -154,19 +191,30 @@ class Gateway:
         allowed = principal.models
         return {model: release for model, release in self.traffic.table.items() if not allowed or model in allowed}
 
+    def weights(self, model: str) -> dict[str, float]:
+        """The releases that have traffic of a model, with their parts of it."""
+        split = self.traffic.split(model)
+        return {share.release: share.weight for share in split.shares if share.weight > 0} if split else {}
+
     async def models(self, principal: Principal) -> list[dict[str, Any]]:
         """What the caller may ask for: each served model under its own name, and its releases by their tags.
 
         Entries in the form of `/api/tags`.
         """
         table = self.table(principal)
+        every = Permission.RELEASES_READ in principal.permissions
         there = {entry["name"]: entry for entry in await self.pool.tags()}
         own = [
             there[release] | {"name": f"{model}:latest", "model": f"{model}:latest"}
             for model, release in table.items()
             if release in there
         ]
-        return own + [entry for name, entry in sorted(there.items()) if name.partition(":")[0] in table]
+        splits = {model: self.traffic.split(model) for model in table}
+        return own + [
+            entry
+            for name, entry in sorted(there.items())
+            if (split := splits.get(name.partition(":")[0])) is not None and may_ask(name, split, there, every=every)
+        ]
 
     def reply(self, record: RequestRecord, served: Served) -> Reply:
         """What the answer will carry."""
@@ -176,3 +224,17 @@ class Gateway:
     def _headers(record: RequestRecord, served: Served) -> dict[str, str]:
         record.model, record.release = served.logical, served.release
         return {"x-ramsey-release": served.release}
+
+
+def _own_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str | None, bool]:
+    """What an inference looks at, in one pass: the session, the pin, and whether the cache is passed by."""
+    session = pin = None
+    bypass = False
+    for name, value in headers:
+        if name == b"x-session-id":
+            session = value.decode("latin-1")
+        elif name == _PIN:
+            pin = value.decode("latin-1")
+        elif name == b"cache-control":
+            bypass = bypass or _BYPASS.search(value) is not None
+    return session, pin, bypass

@@ -11,9 +11,9 @@ import structlog
 from deployment.engines import EnginePool, NodeView, RunningEngine, launch
 from deployment.errors import EngineUnavailable, RamseyError
 from deployment.ollama_client import OllamaClient
-from deployment.releases.deploy import deploy
+from deployment.releases.deploy import deploy, release_of
 from deployment.releases.model import Release
-from deployment.releases.traffic import Traffic
+from deployment.releases.traffic import SETTINGS, Split, Traffic, TrafficSync
 from deployment.settings import Settings
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
@@ -26,11 +26,12 @@ _log = structlog.get_logger("bring-up")
 class BringUp:
     """Runs beside the gateway, so that the gateway is there at once and says what it still waits for.
 
-    `problem` is what it waits for, in words for people; None once the release has traffic.
+    `problem` is what it waits for, in words for people; None once the release has traffic. Where a person or a
+    rollout has set the traffic, that wins over the settings.
     """
 
-    def __init__(self, settings: Settings, pool: EnginePool, traffic: Traffic) -> None:
-        self._settings, self._pool, self._traffic = settings, pool, traffic
+    def __init__(self, settings: Settings, pool: EnginePool, traffic: Traffic, sync: TrafficSync) -> None:
+        self._settings, self._pool, self._traffic, self._sync = settings, pool, traffic, sync
         self.problem: str | None = "The engine is starting."
         self._engine: RunningEngine | None = None
         self._pool_started = False
@@ -80,16 +81,40 @@ class BringUp:
         nodes = self._pool.view()
         if not nodes:
             raise EngineUnavailable("There is no node in the pool.")
+        split = self._traffic.split(settings.model.name)
+        if split is not None and split.set_by != SETTINGS:
+            await self._keep_to(split, nodes)
+            return
         for release in await self._deploy_to(nodes):
-            self._traffic.point(settings.model.name, release)
+            await self._sync.seed(settings.model.name, release)
             _log.info("serving", release=release)
+
+    async def _keep_to(self, split: Split, nodes: list[NodeView]) -> None:
+        """Serve as somebody has decided; the settings' release comes onto the nodes only if it is a part of that."""
+        releases = list(split.releases)
+        _log.info("the traffic is not the settings'", set_by=split.set_by, reason=split.reason, releases=releases)
+        self._sync.on_change()
+        await self._pool.check()
+        name = await self._settings_release(nodes)
+        if name in releases:
+            await self._deploy_to(nodes)
+        elif name is not None:
+            _log.warning("the settings' release is not served", release=name, hint="ramsey deploy gives it traffic.")
+
+    async def _settings_release(self, nodes: list[NodeView]) -> str | None:
+        """What the settings' Modelfile would be called; None where no node can say."""
+        for node in nodes:
+            with contextlib.suppress(RamseyError):
+                async with OllamaClient(node.url, self._settings.model.name) as client:
+                    return await release_of(client, self._settings)
+        return None
 
     async def _mend(self) -> None:
         """Give the release to nodes that came late or lost it."""
         while True:
             await asyncio.sleep(_MEND_S)
-            table = self._traffic.table
-            if nodes := [node for node in self._pool.view() if lacks_a_release(node, table.values())]:
+            own = self._digests.keys() & self._traffic.expected().keys()
+            if nodes := [node for node in self._pool.view() if lacks_a_release(node, own)]:
                 with contextlib.suppress(RamseyError):  # it was logged; next time again
                     await self._deploy_to(nodes)
 
@@ -110,7 +135,10 @@ class BringUp:
         if not (names := {result.name for result in results if isinstance(result, Release)}):
             raise next(result for result in results if isinstance(result, RamseyError))
         # Ollama rewrites weights, so that two versions of it may give one release two digests; then none is expected.
-        self._pool.expect({name: one.copy().pop() if len(one) == 1 else None for name, one in self._digests.items()})
+        for name, one in self._digests.items():
+            self._traffic.know_digest(name, one.copy().pop() if len(one) == 1 else None)
+        expected = self._traffic.expected()
+        self._pool.expect(expected | {name: self._traffic.digest(name) for name in names}, self._traffic.places())
         await self._pool.check()
         return names
 

@@ -46,6 +46,18 @@ async def deploy(client: OllamaClient, settings: Settings) -> Release:
     return Release(model, tag, name, digest, await _control_tokens(client, name, recipe.modelfile))
 
 
+async def release_of(client: OllamaClient, settings: Settings) -> str | None:
+    """What `deploy` would call the release; nothing is made. None without a Modelfile and a tag in the settings.
+
+    Raises as `deploy` does.
+    """
+    model, path = settings.model.name, settings.model.modelfile
+    if path is None:
+        return f"{model}:{settings.model.release}" if settings.model.release else None
+    ledger = await asyncio.to_thread(Ledger.read, settings.data_dir)
+    return f"{model}:{release_tag(await _recipe(client, modelfiles.load(path), ledger), settings.model.release)}"
+
+
 def check_model(settings: Settings) -> None:
     """Look at the Modelfile and its weights without an engine. Raises ConfigurationError where they are wrong."""
     if settings.model.modelfile is not None:

@@ -386,6 +386,22 @@ async def test_a_node_with_another_model_under_the_name_does_not_serve(pool_over
         assert "another model" in (pool.show("a").problem or "")
 
 
+async def test_a_release_is_loaded_and_served_only_where_it_belongs(pool_over: MakePool) -> None:
+    blue, green = FakeNode(), FakeNode()
+    async with blue, green:
+        members = [
+            {"name": "a", "url": blue.url, "labels": {"colour": "blue", "region": "eu"}},
+            {"name": "b", "url": green.url, "labels": {"colour": "green"}},
+        ]
+        async with pool_over([], members=members, warm=False) as pool:
+            pool.expect({RELEASE: None}, {RELEASE: {"colour": "blue"}})
+            await pool.check()
+            assert {await ask(pool, chat()) for _ in range(5)} == {"a"}
+            assert green.stats()["loads"] == 0
+            pool.expect({RELEASE: None})
+            await until(lambda: green.stats()["loads"] == 1)
+
+
 async def test_a_node_of_another_version_does_not_serve(pool_over: MakePool) -> None:
     old, new = FakeNode(version="0.20.0"), FakeNode(version="0.33.0")
     async with old, new, pool_over([old, new], engine_version="0.33.0", warm=False) as pool:

@@ -6,39 +6,75 @@ import pytest
 
 from deployment.access import Sizes
 from deployment.errors import InvalidRequest, ModelNotFound, PayloadTooLarge
-from deployment.gateway.inference import LOAD_OPTIONS, Bounds, Inference, Served, most_tokens, resolve, to_call
+from deployment.gateway.inference import (
+    LOAD_OPTIONS,
+    Asked,
+    Bounds,
+    Inference,
+    may_ask,
+    most_tokens,
+    to_call,
+    understand,
+)
 from deployment.gateway.neutral import pattern_of
+from deployment.releases import Split
+from deployment.releases.traffic import Pin, PinKind, Share
 from deployment.settings import ModelSettings
 
-SERVED = {"ramsey-model": "ramsey-model:v1.1"}
+SERVED = ("ramsey-model",)
 ANY_SIZE = Sizes()
-PRESENT = frozenset({"ramsey-model:v1.0", "ramsey-model:v1.1", "secret:v9"})
 
 
 @pytest.mark.parametrize(
     ("asked", "release"),
     [
-        (None, "ramsey-model:v1.1"),
-        ("ramsey-model", "ramsey-model:v1.1"),
-        ("ramsey-model:latest", "ramsey-model:v1.1"),
-        ("Ramsey-Model", "ramsey-model:v1.1"),
-        ("library/ramsey-model", "ramsey-model:v1.1"),
+        (None, None),
+        ("ramsey-model", None),
+        ("ramsey-model:latest", None),
+        ("Ramsey-Model", None),
+        ("library/ramsey-model", None),
         ("ramsey-model:v1.0", "ramsey-model:v1.0"),
+        ("Ramsey-Model:V1.0", "ramsey-model:v1.0"),
     ],
 )
-def test_a_name_leads_to_a_release(asked: str | None, release: str) -> None:
-    assert resolve(asked, SERVED, PRESENT, "ramsey-model") == Served(asked or "ramsey-model", release)
+def test_a_name_leads_to_a_model_or_a_release(asked: str | None, release: str | None) -> None:
+    name = asked or "ramsey-model"
+    assert understand(asked, SERVED, "ramsey-model") == Asked(name, "ramsey-model", release)
 
 
 @pytest.mark.parametrize(
-    "asked",
-    ["other", "secret:v9", "ramsey-model:v7", "ramsey-model:v1.1:x", "../ramsey-model", "ramsey model", "x" * 500],
+    "asked", ["other", "secret:v9", "ramsey-model:v1.1:x", "../ramsey-model", "ramsey model", "x" * 500]
 )
 def test_what_is_not_served_is_not_found(asked: str) -> None:
     with pytest.raises(ModelNotFound) as problem:
-        resolve(asked, SERVED, PRESENT, "ramsey-model")
+        understand(asked, SERVED, "ramsey-model")
     assert "ramsey-model" in (problem.value.hint or "")
     assert len(problem.value.message) < 200
+
+
+SPLIT = Split(
+    "m",
+    (Share("m:live", 1.0), Share("m:warm", 0.0), Share("m:pinned", 0.0)),
+    pins=(Pin(PinKind.TENANT, "acme", "m:pinned"),),
+)
+
+
+@pytest.mark.parametrize(
+    ("release", "anybody", "who_sees_releases"),
+    [
+        ("m:live", True, True),
+        ("m:pinned", True, True),
+        ("m:warm", False, True),
+        ("m:old", False, True),
+        ("m:nowhere", False, False),
+    ],
+)
+def test_a_release_without_traffic_is_for_who_may_see_releases(
+    release: str, anybody: bool, who_sees_releases: bool
+) -> None:
+    present = ["m:old", "m:live"]
+    assert may_ask(release, SPLIT, present, every=False) is anybody
+    assert may_ask(release, SPLIT, present, every=True) is who_sees_releases
 
 
 @pytest.mark.parametrize(
@@ -46,7 +82,7 @@ def test_what_is_not_served_is_not_found(asked: str) -> None:
 )
 def test_a_name_that_would_leave_for_the_cloud_is_refused(asked: str) -> None:
     with pytest.raises(InvalidRequest, match="cloud"):
-        resolve(asked, SERVED, PRESENT, "ramsey-model")
+        understand(asked, SERVED, "ramsey-model")
 
 
 def call_of(

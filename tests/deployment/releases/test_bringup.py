@@ -63,7 +63,7 @@ async def test_late_and_emptied_nodes_get_the_release(tmp_path: Path, monkeypatc
 
 async def test_before_there_is_traffic_the_answer_is_503_so_that_another_gateway_is_asked(tmp_path: Path) -> None:
     async with FakeNode() as node, serving(node.url, data_dir=str(tmp_path)) as (url, services):
-        services.traffic._table = {}
+        services.traffic.swap([], services.traffic.version)
         async with httpx.AsyncClient(base_url=url) as http:
             answer = await http.post("/generate", json={"prompt": "Hello"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")

@@ -56,13 +56,10 @@ class Route:
 
     def choose(self, caller: Caller, draw: float) -> Choice:
         """`draw` is a random number from 0 to below 1. Raises ModelNotFound for a pin to what is not in the split."""
-        if caller.pin is not None:
-            return Choice(self._pinned(caller.pin), None, True)
-        if self.only is not None:
+        if caller.pin is None and self.only is not None:
             return self.only
-        pinned = self._by_key.get(caller.key) or self._by_tenant.get(caller.tenant)
-        if pinned is not None:
-            return Choice(pinned, None, True)
+        if (pinned := self.pinned(caller)) is not None:
+            return pinned
         value = caller.session if self._sticky is Sticky.SESSION else caller.key if self._sticky is Sticky.KEY else None
         cluster = None
         if value is not None:
@@ -72,6 +69,13 @@ class Route:
             if draw < end:
                 return Choice(release, self._weight, False, cluster)
         return Choice(self._line[-1][1], self._weight, False, cluster)
+
+    def pinned(self, caller: Caller) -> Choice | None:
+        """Where the caller is pinned to; the header goes before the key, the key before the tenant."""
+        if caller.pin is not None:
+            return Choice(self._pinned(caller.pin), None, True)
+        release = self._by_key.get(caller.key) or self._by_tenant.get(caller.tenant)
+        return Choice(release, None, True) if release is not None else None
 
     def _pinned(self, wish: str) -> str:
         """A named pin, or a release that any caller may ask for, by its tag or whole name.

@@ -67,6 +67,14 @@ class Traffic:
         """Which digest a release has on every node; None where nodes may differ."""
         self._digests[release] = digest
 
+    def digest(self, release: str) -> str | None:
+        """The digest that a release has on every node, where that is known."""
+        return self._digests.get(release)
+
     def expected(self) -> dict[str, str | None]:
         """Every release that nodes are to hold and keep loaded, with its digest where that is known."""
         return {release: self._digests.get(release) for split in self.splits for release in split.releases}
+
+    def places(self) -> dict[str, Mapping[str, str]]:
+        """Labels of the nodes that releases belong to; releases without belong to every node."""
+        return {share.release: share.nodes for split in self.splits for share in split.shares if share.nodes}
