@@ -182,6 +182,13 @@ class DatabaseUnavailable(RamseyError):
     status = 503
 
 
+class DiskFull(RamseyError):
+    """There is no room for a file that must be written. What was there is untouched."""
+
+    code = "disk_full"
+    status = 507
+
+
 class ProviderUnavailable(RamseyError):
     """A token cannot be checked now, for its issuer's keys are not here."""
 

@@ -409,6 +409,31 @@ class LimitsSettings(Section):
         return self
 
 
+class ReleasesSettings(Section):
+    """Where releases are kept, and what may judge them."""
+
+    folder: Path | None = Field(
+        None,
+        description="Where the weights of releases are kept, each under its SHA-256; by default `releases` in the data "
+        "directory. Several gateways should share it.",
+    )
+    max_bytes: int = Field(
+        200 * 1024**3, ge=1024, description="Largest file of weights that may be uploaded or kept, in bytes."
+    )
+    keep: int = Field(
+        3, ge=1, le=100, description="Releases of a model that stay on the nodes beside those with traffic, the newest."
+    )
+    stall_seconds: Seconds = Field(
+        60.0, description="How long an upload to a node, or to the gateway, may stand still, in seconds."
+    )
+    webhook_hosts: tuple[str, ...] = Field(
+        (), description="Hosts that webhooks of gates may call, for instance ci.example.com; none by default."
+    )
+    gates_folder: Path | None = Field(
+        None, description="Folder of the executables that may be gates; without it there are none."
+    )
+
+
 class DatabaseSettings(Section):
     """Where the state is kept."""
 
@@ -495,6 +520,7 @@ class Settings(BaseSettings):
     access: AccessSettings = Field(default_factory=AccessSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     limits: LimitsSettings = Field(default_factory=LimitsSettings)
+    releases: ReleasesSettings = Field(default_factory=ReleasesSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     secrets: SecretsSettings = Field(default_factory=SecretsSettings)
     log: LogSettings = Field(default_factory=LogSettings)
@@ -529,6 +555,11 @@ class Settings(BaseSettings):
     def models_dir(self) -> Path:
         """The store of an engine that Ramsey starts."""
         return self.engine.models_dir or self.data_dir / "models"
+
+    @property
+    def releases_dir(self) -> Path:
+        """Where the weights of releases are kept."""
+        return self.releases.folder or self.data_dir / "releases"
 
 
 def config_path(path: Path | None = None) -> Path | None:

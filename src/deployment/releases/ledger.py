@@ -56,9 +56,12 @@ class Ledger:
 
     def record(self, digest: str, recipe: str) -> None:
         """Keep where an installed model came from. A folder that cannot be written is no obstacle."""
-        if self._recipes.get(digest) == recipe:
-            return
-        self._recipes[digest] = recipe
+        if self._recipes.get(digest) != recipe:
+            self._recipes[digest] = recipe
+            self.save()
+
+    def save(self) -> None:
+        """Write the file. A folder that cannot be written is no obstacle."""
         content = orjson.dumps({"files": self._files, "recipes": self._recipes}, option=orjson.OPT_INDENT_2)
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -53,20 +53,25 @@ class Recipe:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def is_reserved(tag: str) -> bool:
+    """Whether Ollama keeps the tag for itself."""
+    return _RESERVED.fullmatch(tag.lower()) is not None
+
+
 def release_tag(recipe: Recipe, wanted: str | None) -> str:
     """The tag: as wanted, else the version that the weights carry, else the beginning of their digest.
 
     Raises ConfigurationError for a wanted tag that must not be used.
     """
     if wanted is not None:
-        if _RESERVED.fullmatch(wanted.lower()):
+        if is_reserved(wanted):
             raise ConfigurationError(
                 f"model.release is {wanted}, a word that Ollama keeps for itself.", hint="Choose another, such as v1.1."
             )
         return wanted.lower()
     version = (recipe.header.version if recipe.header else None) or ""
     tag = re.sub(r"[^a-z0-9_.-]+", "-", version.lower()).strip("-.")[:80]
-    return tag if _TAG.fullmatch(tag) and not _RESERVED.fullmatch(tag) else recipe.weights[:12]
+    return tag if _TAG.fullmatch(tag) and not is_reserved(tag) else recipe.weights[:12]
 
 
 def differences(recipe: Recipe, shown: Mapping[str, Any], size: int | None = None) -> list[str]:
