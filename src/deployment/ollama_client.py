@@ -213,19 +213,23 @@ class OllamaClient:
         *,
         timeout_s: float = 3600.0,
         progress: Callable[[str], None] = lambda _: None,
+        known: Mapping[str, str] | None = None,
     ) -> str:
         """Create model `name` from a Modelfile (one from `modelfile.load`, or its path); the tag's digest.
 
-        Uploads what the node lacks, then creates without streaming (a streaming create that is dropped
-        blocks inside Ollama), then looks that the model is there.
+        `known` are the digests of files that the node has already, by path. Uploads what the node lacks, then
+        creates without streaming (a streaming create that is dropped blocks inside Ollama), then looks that the
+        model is there.
         """
         if isinstance(modelfile, Path):
             modelfile = modelfiles.load(modelfile)
         files = [modelfile.from_path] if modelfile.from_path else []
         if any(path.is_dir() for path in files):
             raise ConfigurationError(f"{modelfile.from_} is a folder.", hint="Convert it to one GGUF.")
-        digests: dict[str, str] = {}
+        digests = dict(known or {})
         for path in [*files, *map(Path, modelfile.adapters)]:
+            if str(path) in digests:
+                continue
             progress(f"uploading {path.name}")
             digests[str(path)] = await self.upload_blob(path, timeout_s=timeout_s)
         progress(f"creating {name}")

@@ -45,6 +45,7 @@ class FakeNode:
         self.faults = Faults(seed)
         self.scheduler = Scheduler(slots, max_queue, load_s, keep_alive_s, context_length)
         self.store = Store({model.name: model for model in given})
+        self.store.version = version
         self.inference = Inference(self.store, self.scheduler, token_delay_s, tokens, may_die)
         self.requests: Counter[str] = Counter()
         self.bodies: deque[tuple[str, Any]] = deque(maxlen=1000)
@@ -153,6 +154,8 @@ class FakeNode:
         if not control:
             self.requests[x.path] += 1
         if x.path.startswith("/api/blobs/") and x.method in {"HEAD", "POST"}:
+            if x.method == "POST" and self.faults.active and (fault := self.faults.take(x.path)):
+                await self._strike(x, fault, {})
             await self.store.blob(x)
             return
         methods = self._routes.get(x.path)

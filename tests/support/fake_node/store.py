@@ -20,6 +20,7 @@ class Store:
     def __init__(self, models: dict[str, FakeModel]) -> None:
         self.models = models
         self.blobs = {model.weights for model in models.values()}
+        self.version = ""
         self.copy_window_s = 0.0
         self.uploads = 0
         self._torn: set[str] = set()
@@ -87,8 +88,8 @@ class Store:
                     raise Refused(400, "invalid file path")
                 if digest not in self.blobs:
                     raise Refused(400, f"blob {digest} not found")
-            # Ollama writes the file anew: the layer's digest is not the uploaded one.
-            weights = f"sha256:{sha256('rewritten ' + next(iter(files.values())))}"
+            # Ollama writes the file anew: the layer's digest is not the uploaded one, and each version has its own.
+            weights = f"sha256:{sha256(f'rewritten by {self.version} ' + next(iter(files.values())))}"
             base = FakeModel(full_name(name), blob=weights)
         base = replace(
             base,
