@@ -9,7 +9,7 @@ from deployment.releases.judge.eprocess import share_evidence
 
 SLOWER = 1.5
 """A pair speaks against the candidate when it took more than so many times the stable one's."""
-_ALTERNATIVES = (0.55, 0.6, 0.65, 0.7, 0.8, 0.9, 0.95, 0.99)
+_ALTERNATIVES = (0.58, 0.66, 0.76, 0.86, 0.95)
 _WAITING = 8  # answers of one kind that wait for a partner
 _KINDS = 64
 _BASE = 1.05

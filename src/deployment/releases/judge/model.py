@@ -96,7 +96,7 @@ FIRST_TOKEN, TOKENS = "time to first token", "time per token"
 QUALITY, GUARDS, RATIO = "quality", "guards", "sample ratio"
 
 # Errors are what rollouts fail by most, and what must be seen first.
-_PARTS = {ERRORS: 0.6, ERROR_LIMIT: 0.1, FIRST_TOKEN: 0.1, TOKENS: 0.1, QUALITY: 0.1}
+_PARTS = {ERRORS: 0.7, ERROR_LIMIT: 0.03, FIRST_TOKEN: 0.12, TOKENS: 0.12, QUALITY: 0.03}
 
 
 def overall(verdicts: Iterable[Verdict]) -> Result:
