@@ -137,3 +137,22 @@ def test_each_stable_answer_is_the_partner_of_one_only() -> None:
     for _ in range(3):
         pairs.add(("", 1), 1.0, candidate=False)
     assert (pairs.pairs, pairs.slower) == (3, 3)
+
+
+@pytest.mark.parametrize(("times", "slower"), [(1.45, 0), (1.55, 10)])
+def test_a_pair_counts_from_one_and_a_half_times_on(times: float, slower: int) -> None:
+    pairs = Pairs()
+    for _ in range(10):
+        pairs.add(("", 1), 10.0 * times, candidate=True)
+        pairs.add(("", 1), 10.0, candidate=False)
+    assert pairs.slower == slower
+
+
+@pytest.mark.parametrize(("new", "worse"), [(0.96, False), (0.90, True)])
+def test_scores_within_the_margin_are_no_evidence(new: float, worse: bool) -> None:
+    scores = Scores(0.05)
+    for _ in range(100):
+        scores.add(new, candidate=True)
+        scores.add(1.0, candidate=False)
+    assert (scores.evidence > 1.0) is worse
+    assert (scores.evidence_for > 1.0) is not worse
