@@ -426,6 +426,11 @@ class ReleasesSettings(Section):
     stall_seconds: Seconds = Field(
         60.0, description="How long an upload to a node, or to the gateway, may stand still, in seconds."
     )
+    questions: Path | None = Field(
+        None,
+        description="Questions with known answers, by which releases are evaluated, one JSON object a line; by default "
+        "the eval.jsonl beside the Modelfile, where there is one.",
+    )
     webhook_hosts: tuple[str, ...] = Field(
         (), description="Hosts that webhooks of gates may call, for instance ci.example.com; none by default."
     )

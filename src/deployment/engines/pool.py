@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
@@ -27,7 +27,7 @@ from deployment.engines.node import Node
 from deployment.engines.outcomes import Outcomes
 from deployment.engines.policies import policy_of
 from deployment.engines.warm import Warmer
-from deployment.errors import ConfigurationError, InvalidRequest, NotFound
+from deployment.errors import ConfigurationError, EngineError, InvalidRequest, NotFound
 from deployment.ollama_client import OllamaClient, Timeouts
 from deployment.settings import Settings
 
@@ -183,6 +183,12 @@ class EnginePool:
         self._asked = {name: None for name in self._asked if name in self._expected}
         for node in self._admission.nodes.values():
             self._health.look_again(node)
+
+    async def load(self, release: str, names: Collection[str]) -> dict[str, EngineError | None]:
+        """Load a release on the nodes of these names; what failed on each, None where it is loaded."""
+        nodes = [node for name, node in self._admission.nodes.items() if name in names]
+        loads = (asyncio.shield(self._warmer.ensure(node, release)) for node in nodes)
+        return dict(zip((node.name for node in nodes), await asyncio.gather(*loads), strict=True))
 
     async def unload(self, release: str) -> None:
         """Unload a release on every node that has it. Raises EngineTimeout where that hangs."""

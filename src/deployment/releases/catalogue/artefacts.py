@@ -23,6 +23,7 @@ from deployment.errors import (
     PayloadTooLarge,
     RequestTimeout,
 )
+from deployment.releases.catalogue.model import told_bytes
 
 _CHUNK = 1024 * 1024
 _SPARE_BYTES = 64 * 1024 * 1024
@@ -144,8 +145,8 @@ class Artefacts:
         free = shutil.disk_usage(self._folder).free
         if size + _SPARE_BYTES > free:
             raise DiskFull(
-                f"{self._folder} has {_told_bytes(free)} free; {_told_bytes(size)} for the weights and "
-                f"{_told_bytes(_SPARE_BYTES)} to spare are needed.",
+                f"{self._folder} has {told_bytes(free)} free; {told_bytes(size)} for the weights and "
+                f"{told_bytes(_SPARE_BYTES)} to spare are needed.",
                 hint="Free some space there (ramsey release delete), or set releases.folder to a larger disk.",
             )
         with tempfile.NamedTemporaryFile(dir=self._folder, prefix=_PARTIAL, delete=False) as file:
@@ -163,7 +164,7 @@ class Artefacts:
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(
-            f"The file is larger than {_told_bytes(self._max_bytes)}.", hint="Raise releases.max_bytes."
+            f"The file is larger than {told_bytes(self._max_bytes)}.", hint="Raise releases.max_bytes."
         )
 
     def _told(self, error: OSError, source: Path | None) -> ConfigurationError | DiskFull:
@@ -185,11 +186,3 @@ async def _next(chunks: AsyncIterator[bytes], stall_s: float) -> bytes | None:
             return await anext(chunks, None)
     except TimeoutError:
         raise RequestTimeout(f"The body was silent for {stall_s:g} s.") from None
-
-
-def _told_bytes(count: float) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError

@@ -156,6 +156,15 @@ def release_name(name: str, default_model: str) -> str:
     return f"{model or default_model}:{tag}"
 
 
+def told_bytes(count: float) -> str:
+    """A number of bytes, for people."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
 @lru_cache(maxsize=64)
 def _parsed(text: str) -> Modelfile:
     try:
