@@ -3,6 +3,7 @@ import stat
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -60,6 +61,73 @@ async def test_back_to_nothing_and_forward_again(database: Database) -> None:
 
 async def test_the_head_is_named_right() -> None:
     assert ScriptDirectory(str(Path(migrations.__file__).parent)).get_current_head() == migrations.HEAD
+
+
+Schema = dict[str, dict[str, Any]]
+
+
+async def schema(database: Database) -> Schema:
+    """Every table's columns, as the database has them."""
+
+    def read(connection: sa.Connection) -> Schema:
+        look = sa.inspect(connection)
+        return {
+            table: {column["name"]: column for column in look.get_columns(table)}
+            for table in look.get_table_names()
+            if table != "alembic_version"
+        }
+
+    async with database.read() as connection:
+        return await connection.run_sync(read)
+
+
+def in_the_way_of_the_version_before(before: Schema, after: Schema) -> list[str]:
+    """What a gateway that knows `before` would stumble over in `after`."""
+    found = []
+    for table, columns in before.items():
+        if table not in after:
+            found.append(f"{table} is gone")
+            continue
+        for name, column in columns.items():
+            now = after[table].get(name)
+            if now is None:
+                found.append(f"{table}.{name} is gone")
+            elif str(now["type"]) != str(column["type"]):
+                found.append(f"{table}.{name} is another type")
+            elif column["nullable"] and not now["nullable"]:
+                found.append(f"{table}.{name} may no longer be empty")
+        for name, column in after[table].items():
+            if name not in columns and not column["nullable"] and column["default"] is None:
+                found.append(f"{table}.{name} is new and must be filled")
+    return found
+
+
+async def test_each_revision_leaves_the_version_before_it_working(database: Database) -> None:
+    """Expand, then contract: a revision that takes away says in `contracts` since when nothing uses it."""
+    after = await schema(database)
+    scripts = ScriptDirectory(str(Path(migrations.__file__).parent))
+    for script in scripts.walk_revisions():
+        await database.downgrade(str(script.down_revision or "base"))
+        before = await schema(database)
+        if not hasattr(script.module, "contracts"):
+            assert in_the_way_of_the_version_before(before, after) == [], f"revision {script.revision}"
+        after = before
+    await database.upgrade()
+
+
+def test_what_stands_in_the_way_of_the_version_before_is_seen() -> None:
+    number, text = {"type": "INTEGER", "nullable": True, "default": None}, {"type": "TEXT"}
+    before = {"a": {"x": number, "y": number, "z": number}, "b": {}}
+    after = {"a": {"x": number | text, "y": number | {"nullable": False}, "n": number | {"nullable": False}}}
+    assert in_the_way_of_the_version_before(before, after) == [
+        "a.x is another type",
+        "a.y may no longer be empty",
+        "a.z is gone",
+        "a.n is new and must be filled",
+        "b is gone",
+    ]
+    more = {"a": before["a"] | {"n": number, "m": number | {"nullable": False, "default": "0"}}, "b": {}, "c": {}}
+    assert in_the_way_of_the_version_before(before, more) == []
 
 
 async def test_several_processes_may_start_at_once(database: Database) -> None:

@@ -1,6 +1,8 @@
 """Changes of the tables, forward and back. Expand first, contract a release later.
 
-A new one: copy the newest in `versions/`, write both ways, and name it HEAD here.
+A new one: copy the newest in `versions/`, write both ways, and name it HEAD here. While gateways are restarted in turn,
+the version before works on the new tables: a revision adds, and what it adds may stay empty or has a default. One that
+takes away says in `contracts` since which version nothing uses that any more; a test refuses it otherwise.
 """
 
 from pathlib import Path
