@@ -1,4 +1,6 @@
 import asyncio
+import importlib
+import pkgutil
 import stat
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -12,12 +14,15 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from tests.support.postgres_server import postgres_server
 
-import deployment.access
-import deployment.releases  # their tables enter the metadata  # noqa: F401
+import deployment
 from deployment import migrations
 from deployment.database import Database, Moment, database_url, metadata
 from deployment.errors import ConfigurationError, DatabaseUnavailable
 from deployment.settings import load
+
+for _module in pkgutil.walk_packages(deployment.__path__, "deployment."):
+    if _module.name.endswith("store"):
+        importlib.import_module(_module.name)  # its tables enter the metadata
 
 
 @pytest.fixture(scope="module")
