@@ -82,9 +82,9 @@ def build(settings: Settings, clock: Clock | None = None) -> Services:
     answers = Answers(pool, *_cache(settings, clock), metrics.cache_lookups)
     database = Database(database_url(settings), follow=lambda: database_url(settings))
     access = Access(settings, database, clock)
-    room = TrafficRoom(settings, database, pool, access.authenticator, clock)
+    room = TrafficRoom(settings, database, pool, access.authenticator, clock, metrics.registry)
     traffic = room.traffic
-    gateway = Gateway(settings, pool, answers, access.authenticator, access.limits, traffic, metrics, clock)
+    gateway = Gateway(settings, pool, answers, access.authenticator, access.limits, room, metrics, clock)
     return Services(
         settings,
         gateway,

@@ -489,6 +489,20 @@ class CacheSettings(Section):
     semantic_entries: int = Field(256, ge=1, le=4096, description="Questions remembered for each scope.")
 
 
+class TrafficSettings(Section):
+    """How requests are watched while their traffic is divided among releases."""
+
+    silent_seconds: Seconds = Field(
+        30.0,
+        description="In a rollout, a stream without a token for so long counts as failed, in seconds; an answer in "
+        "one piece counts after `engine.first_token_timeout`, if that is longer.",
+    )
+    shadow_concurrency: int = Field(4, ge=1, le=256, description="Requests mirrored to a release at the same time.")
+    feedback_entries: int = Field(
+        50_000, ge=100, le=1_000_000, description="Latest answers that callers can vote on, in this process."
+    )
+
+
 class LogLevel(StrEnum):
     """How much is logged."""
 
@@ -526,6 +540,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = Field(default_factory=CacheSettings)
     limits: LimitsSettings = Field(default_factory=LimitsSettings)
     releases: ReleasesSettings = Field(default_factory=ReleasesSettings)
+    traffic: TrafficSettings = Field(default_factory=TrafficSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     secrets: SecretsSettings = Field(default_factory=SecretsSettings)
     log: LogSettings = Field(default_factory=LogSettings)

@@ -18,7 +18,9 @@ from deployment.gateway.cache import MISS, Answers, Opened
 from deployment.gateway.encoder import Encoder, Times
 from deployment.gateway.errors_out import error_body
 from deployment.gateway.inference import most_tokens
+from deployment.gateway.observed import Observed
 from deployment.ollama_client import Done, collect
+from deployment.releases import RecentAnswers
 from deployment.telemetry import RequestRecord
 
 CANCELLED = 499  # the caller left before the answer; nobody reads this status but our own log
@@ -81,6 +83,7 @@ class Wire:
     exchanges: Exchanges
     limits: Limits
     clock: Callable[[], float]  # monotonic seconds
+    recent: RecentAnswers
 
 
 class Exchange(Response, ABC):
@@ -185,13 +188,29 @@ class Generation(Exchange):
         *,
         bypass_cache: bool,
         default_output: int,
+        rollout: str | None,
+        observed: Observed | None,
     ) -> None:
+        """`rollout`: the one that its release was drawn in; `observed`: who measures it, if anybody does."""
         super().__init__(wire, record, dialect, headers)
+        self._rollout, self._observed = rollout, observed
         self._call, self._encoder, self._bypass = call, encoder, bypass_cache
         self._principal, self._default_output = principal, default_output
         self._pieces = 0
 
     async def _answer(self, send: Send) -> None:
+        record, observed = self._record, self._observed
+        try:
+            await self._answer_limited(send)
+        except BaseException as error:
+            if observed is not None:
+                observed.failed(error, record)
+            raise
+        self._wire.recent.note(self._principal.tenant, record.request_id, self._call.release, self._rollout)
+        if observed is not None:
+            observed.succeeded(record)
+
+    async def _answer_limited(self, send: Send) -> None:
         body, record = self._call.body, self._record
         most = most_tokens(body, default_output=self._default_output)
         with await self._wire.limits.reserve(self._principal, record.model or "", most) as reservation:
@@ -220,6 +239,8 @@ class Generation(Exchange):
             self._extra["x-ramsey-node"] = answer.node
         if answer.cache is not None:
             self._extra["x-ramsey-cache"] = answer.cache
+        if self._observed is not None:
+            answer.events = self._observed.over(answer.events, stream=self._call.body["stream"])
         try:
             if self._call.body["stream"]:
                 await self._stream(answer, send)

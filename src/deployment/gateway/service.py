@@ -10,9 +10,9 @@ from starlette.requests import Request
 
 from deployment.access import Authenticator, Limits, Permission, Principal
 from deployment.clock import Clock
-from deployment.engines import EnginePool
+from deployment.engines import Call, EnginePool
 from deployment.errors import Draining, EngineUnavailable
-from deployment.gateway.cache import Answers
+from deployment.gateway.cache import Answers, is_deterministic
 from deployment.gateway.direct import Endpoint
 from deployment.gateway.encoder import Encoder, Reply
 from deployment.gateway.exchange import Exchanges, Generation, Unary, Wire
@@ -28,7 +28,8 @@ from deployment.gateway.inference import (
     understand,
 )
 from deployment.gateway.neutral import neutral_body, pattern_of
-from deployment.releases import PIN_HEADER, Caller, Choice, Split, Traffic
+from deployment.gateway.observed import Observed
+from deployment.releases import PIN_HEADER, Caller, Choice, Split, Traffic, TrafficRoom
 from deployment.settings import Settings
 from deployment.telemetry import Metrics, RequestRecord
 
@@ -53,18 +54,20 @@ class Gateway:
     answers: Answers
     authenticator: Authenticator
     limits: Limits
-    traffic: Traffic
+    room: TrafficRoom
     metrics: Metrics
     clock: Clock
     drain: Drain = field(default_factory=Drain)
     direct: dict[str, Endpoint] = field(default_factory=dict)  # POST paths that pass the router by
     exchanges: Exchanges = field(init=False)
+    traffic: Traffic = field(init=False)
     _wire: Wire = field(init=False)
     _patterns: dict[str, tuple[tuple[str, ...] | None, re.Pattern[str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.exchanges = Exchanges(self.settings.server.slow_client_seconds)
-        self._wire = Wire(self.answers, self.exchanges, self.limits, self.clock.monotonic)
+        self._wire = Wire(self.answers, self.exchanges, self.limits, self.clock.monotonic, self.room.recent)
+        self.traffic = self.room.traffic
 
     def caller(self, request: Request, permission: Permission) -> Principal:
         """Who calls, if they may do this. Raises Unauthenticated, Forbidden; Draining once no new work is taken."""
@@ -107,7 +110,22 @@ class Gateway:
             principal,
             default_output=bounds.max_tokens,
             bypass_cache=bypass,
+            rollout=None if served.choice.pinned else served.split.rollout,
+            observed=self._observed(inference, call, served),
         )
+
+    def _observed(self, inference: Inference, call: Call, served: Served) -> Observed | None:
+        """Who looks at this request: the judge, or a shadow; mostly nobody."""
+        split, choice, room = served.split, served.choice, self.room
+        if split.rollout is None and split.shadow is None:
+            return None
+        watch = room.recorder.begin(split, choice, length=inference.prompt_chars(), stream=inference.stream)
+        mirror = None
+        if room.shadows.wanted(split, choice, random.random()):  # noqa: S311 - no secret
+            mirror = (room.shadows, split, call, is_deterministic(call))
+        if watch is None and mirror is None:
+            return None
+        return Observed(room.recorder, watch, self.pool.labels, mirror)
 
     async def ask(
         self,

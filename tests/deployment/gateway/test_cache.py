@@ -83,7 +83,9 @@ async def test_another_release_and_another_tenant_never_share() -> None:
     from deployment.access import generate_key
 
     keys = {tenant: generate_key() for tenant in ("one", "two")}
-    access = {"keys": [{"name": t, "tenant": t, "sha256": key.sha256} for t, key in keys.items()]}
+    access = {
+        "keys": [{"name": t, "tenant": t, "roles": ["operator"], "sha256": key.sha256} for t, key in keys.items()]
+    }
     models = ("ramsey-model:v1.0", "ramsey-model:v1.1")
     async with FakeNode(models) as node, gate_before(node, access=access) as gate:
         labels = []

@@ -1,5 +1,6 @@
 """Outcomes on their way from the gateways to the judge. The only SQL for their table."""
 
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -48,6 +49,10 @@ class OutcomeStore:
     async def delete_through(self, connection: AsyncConnection, rollout: str, seq: int) -> None:
         """Forget a rollout's batches up to a number."""
         await connection.execute(sa.delete(_outcomes).where(_outcomes.c.rollout == rollout, _outcomes.c.seq <= seq))
+
+    async def forget(self, connection: AsyncConnection, before: datetime) -> None:
+        """Batches that nobody reads any more."""
+        await connection.execute(sa.delete(_outcomes).where(_outcomes.c.flushed_at < before))
 
 
 def _batch(row: Any) -> OutcomeBatch:
