@@ -391,13 +391,13 @@ class LimitsSettings(Section):
     budget_alert: float = Field(
         0.8, gt=0, le=1, description="Part of a budget at whose use a warning is logged, once in its period."
     )
+    gateways: int = Field(
+        1, ge=1, description="How many gateways share the limits; each takes its share while Redis is away."
+    )
     prices: dict[str, Price] = Field(
         default_factory=dict,
         description="What models cost, by their names, `*` for all others: prompt and completion, for 1,000 tokens "
         "each, in one currency of your own. Without a price, a model is free.",
-    )
-    gateways: int = Field(
-        1, ge=1, description="How many gateways share the limits; each takes its share while Redis is away."
     )
 
     @model_validator(mode="after")

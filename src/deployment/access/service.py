@@ -235,7 +235,7 @@ class AccessService:
     def _act(self, actor: Principal, action: str, subject: str, **detail: Any) -> Act:
         return Act(self._clock.now(), actor, action, subject, detail)
 
-    async def _limits_of(self, scope: str, subject: str) -> dict[str, int]:
+    async def _limits_of(self, scope: str, subject: str) -> dict[str, float]:
         stored = [one for one in await self._store.limits(None) if (one.scope, one.subject) == (scope, subject)]
         return stored[0].limits.model_dump(exclude_none=True) if stored else {}
 

@@ -314,7 +314,7 @@ def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _limit_set(values: dict[str, int]) -> LimitSet:
+def _limit_set(values: dict[str, Any]) -> LimitSet:
     """The limits that this version of the code knows; a newer one may have stored more."""
     return LimitSet(**{name: value for name, value in values.items() if name in LimitSet.model_fields})
 

@@ -13,6 +13,7 @@ from math import ceil
 from typing import Protocol
 
 from deployment.errors import RateLimited
+from deployment.settings import Price
 
 SLICES = 12
 KEPT = SLICES + 1
@@ -29,9 +30,14 @@ class Kind(StrEnum):
     CONCURRENT = "concurrent requests"
     DAY = "tokens/day"
     MONTH = "tokens/month"
+    MONEY_DAY = "money/day"
+    MONEY_MONTH = "money/month"
 
 
 TOKEN_KINDS = frozenset({Kind.TOKENS, Kind.DAY, Kind.MONTH})
+MONEY_KINDS = frozenset({Kind.MONEY_DAY, Kind.MONEY_MONTH})
+MONEY_UNIT = 1_000_000
+"""Money is counted in millionths, for counters are whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,22 @@ class Rule:
     starts_at: datetime | None = None
     ends_at: datetime | None = None
     """The period of a budget; None for other limits."""
+    price: Price | None = None
+    """What the model costs, for a budget of money."""
+
+    def most(self, tokens: int) -> int:
+        """What a request may use of it at most, that may use so many tokens: each at the higher price."""
+        if self.price is not None:
+            return _money(tokens * max(self.price.prompt, self.price.completion))
+        return tokens if self.kind in TOKEN_KINDS else 1
+
+    def used(self, prompt_tokens: int, completion_tokens: int) -> int:
+        """What a request that was served used of it, beyond its end."""
+        if self.price is not None:
+            return _money(prompt_tokens * self.price.prompt + completion_tokens * self.price.completion)
+        if self.kind in TOKEN_KINDS:
+            return prompt_tokens + completion_tokens
+        return 1 if self.kind is Kind.REQUESTS else 0
 
     @property
     def name(self) -> str:
@@ -80,6 +102,17 @@ class LimitFact:
     """Until some of it comes back."""
     window_s: float
 
+    @property
+    def is_money(self) -> bool:
+        """Whether it is counted in millionths of money."""
+        return self.name.endswith(("money/day", "money/month"))
+
+    @property
+    def amounts(self) -> tuple[float, float]:
+        """Limit and what remains of it, as people count."""
+        unit = MONEY_UNIT if self.is_money else 1
+        return self.limit / unit, self.remaining / unit
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
@@ -93,7 +126,8 @@ class LimitReached(RateLimited):
     """The caller is over one of its limits."""
 
     def __init__(self, fact: LimitFact, facts: Sequence[LimitFact], retry_after_s: float | None, hint: str) -> None:
-        super().__init__(f"The limit of {fact.limit} {fact.name} is reached.", hint=hint, retry_after_s=retry_after_s)
+        amount = f"{fact.amounts[0]:.10g}"
+        super().__init__(f"The limit of {amount} {fact.name} is reached.", hint=hint, retry_after_s=retry_after_s)
         self.limit = fact.name
         self.facts = tuple(facts)
 
@@ -136,9 +170,10 @@ class Counters(Protocol):
 def ratelimit_headers(facts: Sequence[LimitFact]) -> dict[str, str]:
     """`RateLimit-Limit`, `-Remaining` and `-Reset` of the limit that is nearest, and every `RateLimit-Policy`.
 
-    As in draft-ietf-httpapi-ratelimit-headers-03, which clients know. Empty without limits.
+    As in draft-ietf-httpapi-ratelimit-headers-03, which clients know. Empty without limits. Budgets of money are
+    not in them: clients count requests and tokens.
     """
-    timed = [fact for fact in facts if fact.window_s]
+    timed = [fact for fact in facts if fact.window_s and not fact.is_money]
     if not timed:
         return {}
     nearest = min(timed, key=lambda fact: fact.remaining / fact.limit if fact.limit else 0.0)
@@ -148,3 +183,8 @@ def ratelimit_headers(facts: Sequence[LimitFact]) -> dict[str, str]:
         "RateLimit-Reset": str(ceil(nearest.reset_s)),
         "RateLimit-Policy": ", ".join(f'{fact.limit};w={fact.window_s:.0f};name="{fact.name}"' for fact in timed),
     }
+
+
+def _money(thousandths: float) -> int:
+    """In millionths, rounded up: from tokens times a price for 1,000 of them."""
+    return ceil(round(thousandths * MONEY_UNIT / 1000, 3))

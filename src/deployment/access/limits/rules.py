@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 
 from deployment.access.directory import Directory
-from deployment.access.limits.model import Kind, Rule, Sizes
+from deployment.access.limits.model import MONEY_UNIT, Kind, Rule, Sizes
 from deployment.access.model import Principal
 from deployment.clock import Clock
-from deployment.settings import LimitSet, LimitsSettings
+from deployment.settings import LimitSet, LimitsSettings, Price
 
 _MOST_REMEMBERED = 10_000
 
@@ -55,6 +55,7 @@ class RuleBook:
 
     def _make(self, tenant: str, caller: str, model: str) -> Iterable[Rule]:
         # The braces keep all counters of a tenant on one node of a Redis Cluster, as a script needs them.
+        price = self._settings.prices.get(model) or self._settings.prices.get("*")
         for scope, subject, counter in (
             ("key", caller, f"{{{tenant}}}:key:{caller}"),
             ("tenant", tenant, f"{{{tenant}}}:tenant"),
@@ -62,7 +63,7 @@ class RuleBook:
         ):
             limits = self._of(scope, subject)
             yield from _rules(scope, limits, counter)
-            yield from _budgets(scope, limits, counter, self._today)
+            yield from _budgets(scope, limits, counter, self._today, price)
 
 
 def _rules(scope: str, limits: LimitSet, subject: str) -> Iterable[Rule]:
@@ -75,7 +76,7 @@ def _rules(scope: str, limits: LimitSet, subject: str) -> Iterable[Rule]:
             yield Rule(scope, kind, amount, f"{subject}:{suffix}")
 
 
-def _budgets(scope: str, limits: LimitSet, subject: str, today: date) -> Iterable[Rule]:
+def _budgets(scope: str, limits: LimitSet, subject: str, today: date, price: Price | None) -> Iterable[Rule]:
     first = today.replace(day=1)
     next_month = (first + timedelta(days=32)).replace(day=1)
     for kind, amount, starts, ends in (
@@ -85,6 +86,13 @@ def _budgets(scope: str, limits: LimitSet, subject: str, today: date) -> Iterabl
         if amount is not None:
             counter = f"{subject}:{kind.value.removeprefix('tokens/')}:{starts}"
             yield Rule(scope, kind, amount, counter, _midnight(starts), _midnight(ends))
+    for kind, money, starts, ends in (
+        (Kind.MONEY_DAY, limits.money_per_day, today, today + timedelta(days=1)),
+        (Kind.MONEY_MONTH, limits.money_per_month, first, next_month),
+    ):
+        if money is not None and price is not None:
+            counter = f"{subject}:{kind.value.replace('/', '-')}:{starts}"
+            yield Rule(scope, kind, round(money * MONEY_UNIT), counter, _midnight(starts), _midnight(ends), price)
 
 
 def _midnight(day: date) -> datetime:

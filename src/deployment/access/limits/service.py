@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import structlog
 
 from deployment.access.limits.model import (
-    TOKEN_KINDS,
+    MONEY_UNIT,
     Charge,
     Counters,
-    Kind,
     LimitFact,
     LimitReached,
     Return,
@@ -40,11 +39,11 @@ class Reservation:
 
     def settle(self, prompt_tokens: int, completion_tokens: int = 0) -> None:
         """The request was served and used so many tokens."""
-        self._end(prompt_tokens + completion_tokens, served=True)
+        self._end((prompt_tokens, completion_tokens))
 
     def release(self) -> None:
         """The request was not served, by no fault of the caller: it counts for nothing."""
-        self._end(0, served=False)
+        self._end(None)
 
     def __enter__(self) -> "Reservation":
         return self
@@ -52,24 +51,17 @@ class Reservation:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def _end(self, tokens: int, *, served: bool) -> None:
+    def _end(self, served: tuple[int, int] | None) -> None:
         verdict, self._verdict = self._verdict, None
         if verdict is None:
             return
         returns = []
         for charge, at in zip(self._charges, verdict.slices, strict=True):
-            kept = _kept(charge.rule.kind, tokens, served)
+            kept = charge.rule.used(*served) if served is not None else 0
             if charge.amount != kept:
                 returns.append(Return(charge.rule, at, charge.amount - kept))
         if returns:
             verdict.holder.give_back(returns, self._lease)
-
-
-def _kept(kind: Kind, tokens: int, served: bool) -> int:
-    """How much of a charge remains counted at the end."""
-    if kind in TOKEN_KINDS:
-        return tokens
-    return 1 if kind is Kind.REQUESTS and served else 0
 
 
 _FREE = Reservation((), "", None)
@@ -99,7 +91,7 @@ class Limits:
         rules = self._book.rules(principal, model)
         if not rules:
             return _FREE
-        charges = [Charge(rule, est_tokens if rule.kind in TOKEN_KINDS else 1) for rule in rules]
+        charges = [Charge(rule, rule.most(est_tokens)) for rule in rules]
         lease = f"{self._process}-{next(self._numbers)}"
         verdict = await self._counters.take(charges, lease)
         if verdict.refused_by is not None:
@@ -117,15 +109,15 @@ class Limits:
                 self._alerted.clear()
             if self._alerted.get(charge.rule.counter) != fact.limit:
                 self._alerted[charge.rule.counter] = fact.limit
-                self._log.warning(
-                    "budget_nearly_used", budget=charge.rule.counter, limit=fact.limit, remaining=fact.remaining
-                )
+                limit, remaining = fact.amounts
+                self._log.warning("budget_nearly_used", budget=charge.rule.counter, limit=limit, remaining=remaining)
 
 
 def _reached(charge: Charge, verdict: Verdict) -> LimitReached:
     fact = verdict.facts[verdict.refused_by or 0]
     if charge.amount > charge.rule.amount:
-        hint = f"The request may use up to {charge.amount} tokens: lower max_tokens or shorten the prompt."
+        most = f"cost up to {charge.amount / MONEY_UNIT:.10g}" if fact.is_money else f"use up to {charge.amount} tokens"
+        hint = f"The request may {most}: lower max_tokens or shorten the prompt."
         return LimitReached(fact, verdict.facts, None, hint)
     hint = f"Try again in {max(1, round(verdict.retry_after_s))} s, or ask an administrator for more."
     return LimitReached(fact, verdict.facts, verdict.retry_after_s, hint)

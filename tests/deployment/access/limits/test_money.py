@@ -1,0 +1,111 @@
+"""Budgets of money: by prices, exact in memory and in Redis."""
+
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.deployment.access.limits.conftest import Counted
+from tests.support.fake_node import FakeNode
+from tests.support.serving import serving
+
+from deployment.access import Principal
+from deployment.access.limits import LimitReached, Limits, RuleBook, ratelimit_headers
+from deployment.access.limits.model import Kind, Rule
+from deployment.errors import ConfigurationError
+from deployment.settings import LimitsSettings, Price, load
+
+PRICES = {"m": {"prompt": 0.5, "completion": 2.0}, "*": {"prompt": 1.0, "completion": 1.0}}
+WHO = Principal("a", "a", "acme", frozenset(), frozenset(), None)
+
+
+def limits(counted: Counted, prices: Any = PRICES, **settings: Any) -> Limits:
+    return Limits(RuleBook(LimitsSettings(prices=prices, **settings), counted.clock), counted.counters)
+
+
+async def refused(limits: Limits, tokens: int, model: str = "m") -> LimitReached:
+    with pytest.raises(LimitReached) as caught:
+        await limits.reserve(WHO, model, tokens)
+    return caught.value
+
+
+async def test_the_dearer_price_is_reserved_and_the_real_cost_kept(counted: Counted) -> None:
+    mine = limits(counted, key={"money_per_day": 3})
+    first = await mine.reserve(WHO, "m", 1000)
+    assert first.facts[0].amounts == (3.0, 1.0)
+    assert (await refused(mine, 501)).limit == "key money/day"
+    first.settle(800, 200)  # 0.40 and 0.40
+    await counted.settled()
+    second = await mine.reserve(WHO, "m", 1100)
+    assert second.facts[0].amounts == (3.0, 0.0)
+    second.release()
+    await counted.settled()
+    await mine.reserve(WHO, "m", 1100)
+    await refused(mine, 1)
+
+
+async def test_models_are_dear_or_cheap_but_draw_on_one_budget(counted: Counted) -> None:
+    mine = limits(counted, tenant={"money_per_month": 10})
+    (await mine.reserve(WHO, "m", 1000)).settle(0, 1000)
+    other = await mine.reserve(WHO, "other", 1000)
+    assert other.facts[0].amounts == (10.0, 7.0)
+    free = limits(counted, {"m": PRICES["m"]}, tenant={"money_per_month": 10})
+    assert (await free.reserve(WHO, "other", 10**9)).facts == ()
+
+
+async def test_a_budget_begins_anew_with_its_day(counted: Counted) -> None:
+    mine = limits(counted, key={"money_per_day": 1})
+    (await mine.reserve(WHO, "m", 500)).settle(0, 500)
+    await counted.settled()
+    error = await refused(mine, 1)
+    assert error.message == "The limit of 1 key money/day is reached."
+    assert error.retry_after_s == pytest.approx(12 * 3600, abs=1)
+    await counted.advance(12 * 3600)
+    await mine.reserve(WHO, "m", 500)
+
+
+async def test_it_is_told_in_money_and_not_in_headers(counted: Counted) -> None:
+    structlog.reset_defaults()
+    mine = limits(counted, key={"money_per_day": 0.25, "requests_per_minute": 9})
+    error = await refused(mine, 200)
+    assert error.message == "The limit of 0.25 key money/day is reached."
+    assert error.hint == "The request may cost up to 0.4: lower max_tokens or shorten the prompt."
+    assert error.retry_after_s is None
+    assert "money" not in str(ratelimit_headers(error.facts))
+    assert ratelimit_headers(error.facts)["RateLimit-Limit"] == "9"
+    with structlog.testing.capture_logs() as logs:
+        await mine.reserve(WHO, "m", 110)
+    assert [(log["event"], log["limit"], log["remaining"]) for log in logs] == [("budget_nearly_used", 0.25, 0.03)]
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.floats(0, 100), st.floats(0, 100))
+def test_nothing_costs_more_than_what_was_reserved(prompt: int, completion: int, dear: float, cheap: float) -> None:
+    rule = Rule("key", Kind.MONEY_DAY, 1, "c", price=Price(prompt=dear, completion=cheap))
+    used = rule.used(prompt, completion)
+    assert used <= rule.most(prompt + completion) + 1  # a millionth by rounding
+    assert used == pytest.approx((prompt * dear + completion * cheap) * 1000, abs=1.001)
+
+
+def test_a_budget_of_money_needs_prices() -> None:
+    with pytest.raises(ConfigurationError, match=r"needs limits\.prices"):
+        load(limits={"key": {"money_per_day": 1}})
+
+
+async def test_the_gateway_charges_prompts_and_answers_at_their_prices(tmp_path: Path) -> None:
+    prices = {"ramsey-model": {"prompt": 1.0, "completion": 100.0}}
+    limit = {"key": {"money_per_day": 1000}, "prices": prices}
+    async with FakeNode() as node, serving(node.url, data_dir=tmp_path, limits=limit) as (url, services):
+        async with aiohttp.ClientSession() as http, http.post(f"{url}/generate", json={"prompt": "hi"}) as answer:
+            told = await answer.json()
+        caller = services.access.authenticator.authenticate(
+            {"client": ("127.0.0.1", 1), "headers": [(b"host", b"localhost")]}
+        )
+        (fact,) = (await services.access.limits.reserve(caller, "ramsey-model", 0)).facts
+    usage = told["usage"]
+    assert usage["prompt_tokens"] > 0
+    assert usage["completion_tokens"] > 0
+    cost = usage["prompt_tokens"] * 0.001 + usage["completion_tokens"] * 0.1
+    assert fact.amounts[1] == pytest.approx(1000 - cost)
