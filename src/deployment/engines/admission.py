@@ -16,30 +16,40 @@ from deployment.engines.model import Priority
 from deployment.engines.node import Node, OnNode
 from deployment.engines.placement import Ask, Candidate, Decision, Policy, decide, fit
 from deployment.engines.prefix import BLOCK_CHARS
+from deployment.engines.seats import Survey
 from deployment.errors import EngineBusy, EngineUnavailable, RamseyError, RateLimited
 from deployment.settings import PoolSettings
 
 _RETRY_AFTER_MAX_S = 600.0
+_WORTH_A_WAIT_BLOCKS = 4  # reading less takes no time
 
 
 class Slot:
     """One slot of a node, taken."""
 
-    __slots__ = ("_admission", "_taken", "fresh_chars", "node", "on")
+    __slots__ = ("_admission", "_taken", "_ticket", "chars", "held_chars", "node", "on", "seen_chars", "turns")
 
-    def __init__(self, admission: "Admission", node: Node, on: OnNode, fresh_chars: int) -> None:
+    def __init__(self, admission: "Admission", node: Node, on: OnNode, ask: Ask) -> None:
         self._admission = admission
         self._taken = True
         self.node = node
         self.on = on
-        self.fresh_chars = fresh_chars
-        """Characters of the prompt that the node had probably not in its cache."""
+        self.chars = ask.chars
+        self.held_chars, self.seen_chars = _known(node, on.seats.survey(ask.hashes).idle, ask)
+        """Characters of the prompt that a slot holds, and that the node has ever read."""
+        slots = max(node.share, 1)
+        self.turns = max(on.in_flight - slots + 1, 0) / slots
+        """Services of a slot that it waits for on the node, which is full."""
+        self._ticket = on.seats.take(ask.hashes) if ask.hashes else None
+        on.in_flight += 1
 
     def free(self) -> None:
         """Give it back; once, however often it is called."""
         if self._taken:
             self._taken = False
             self.on.in_flight -= 1
+            if self._ticket is not None:
+                self.on.seats.leave(self._ticket)
             self._admission.freed(self.on.release)
 
 
@@ -223,6 +233,7 @@ class Admission:
                 if decision.node is None:
                     if decision.patience_s is not None:
                         patience = min(patience or decision.patience_s, decision.patience_s)
+                        progress = line.queue.set_aside(entry) or progress
                     continue
                 line.queue.remove(entry, served=True)
                 if not entry.item.slot.done():  # a cancelled caller takes itself out of the queue
@@ -238,8 +249,7 @@ class Admission:
     def _take(self, name: str, ask: Ask) -> Slot:
         node = self.nodes[name]
         on = node.on(ask.release)
-        on.in_flight += 1
-        fresh = ask.chars - (node.prefixes.matched(ask.hashes) * BLOCK_CHARS if ask.hashes else 0)
+        slot = Slot(self, node, on, ask)
         self._placed += 1
         node.picked += 1.0 / node.spec.weight
         node.picked_last = self._placed
@@ -250,13 +260,20 @@ class Admission:
                 if other is not node:
                     other.forget_session(ask.session)
             node.remember_session(ask.session)
-        return Slot(self, node, on, fresh)
+        return slot
 
     def _candidates(self, ask: Ask) -> Iterable[Candidate]:
-        look_ahead = self._settings.look_ahead
-        if ask.release not in self.places:
-            return [_candidate(node, ask, look_ahead) for node in self.nodes.values()]
-        return [_candidate(node, ask, look_ahead) for node in self.nodes.values() if self.belongs(node, ask.release)]
+        look_ahead, now = self._settings.look_ahead, self._clock.monotonic()
+        candidates = []
+        for node in self.nodes.values():
+            if not self.belongs(node, ask.release):
+                continue
+            survey = node.on(ask.release).seats.survey(ask.hashes)
+            now_on_it = _candidate(node, ask, survey.idle, look_ahead, now)
+            candidates.append(now_on_it)
+            if survey.slots and self._policy.patient and survey.busy >= survey.idle + _WORTH_A_WAIT_BLOCKS:
+                candidates.append(_after_a_wait(now_on_it, node, ask, survey))
+        return candidates
 
     def _retry_after(self, line: Line, now: float) -> float:
         """When the queue as it stands will have been served: its length over the drain rate."""
@@ -268,11 +285,26 @@ class Admission:
         return min(max(len(line.queue) + 1, 1) / rate, _RETRY_AFTER_MAX_S)
 
 
-def _candidate(node: Node, ask: Ask, look_ahead: int) -> Candidate:
-    on, checked, spec = node.on(ask.release), node.checked, node.spec
-    matched = node.prefixes.matched(ask.hashes) * BLOCK_CHARS if ask.hashes else 0
+def _known(node: Node, held_blocks: int, ask: Ask) -> tuple[int, int]:
+    """Characters of the prompt's beginning that a slot holds, and that the node has ever read."""
     if ask.session is not None and node.has_session(ask.session):
-        matched = ask.chars
+        seen = ask.chars
+    else:
+        seen = node.prefixes.matched(ask.hashes) * BLOCK_CHARS
+    return min(held_blocks * BLOCK_CHARS, seen), seen
+
+
+def _after_a_wait(c: Candidate, node: Node, ask: Ask, survey: Survey) -> Candidate:
+    """The same node as it will be once a slot has ended its work that holds more of this prompt than idle ones do.
+
+    Of n slots that are as far as chance has it, the first ends after 1 / (n + 1) of a service.
+    """
+    matched = node.on(ask.release).learned.matched(*_known(node, survey.busy, ask))
+    return c._replace(matched_chars=max(matched, c.matched_chars), turns=1.0 / (survey.slots + 1))
+
+
+def _candidate(node: Node, ask: Ask, held_blocks: int, look_ahead: int, now: float) -> Candidate:
+    on, checked, spec = node.on(ask.release), node.checked, node.spec
     learned = on.learned
     return Candidate(
         spec.name,
@@ -285,11 +317,12 @@ def _candidate(node: Node, ask: Ask, look_ahead: int) -> Candidate:
         node.draining,
         spec.region,
         spec.weight,
-        matched,
+        learned.matched(*_known(node, held_blocks, ask)),
         learned.service_s,
         learned.overhead_s,
         learned.char_s,
         learned.load_s,
+        0.0 if learned.at is None else now - learned.at,
         node.picked,
         node.picked_last,
     )

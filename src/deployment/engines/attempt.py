@@ -165,22 +165,27 @@ class Attempt:
         if not self._open:
             return
         self._open = False
-        service_s, on = now - self._began, self._slot.on
+        slot = self._slot
+        service_s, on = now - self._began, slot.on
         on.loaded = True
         on.missing = False
         streamed = self._plan.body.get("stream", True)
         first_s = self.first_s if streamed else max(0.0, service_s - done.completion_ms / 1e3)
         on.learned.answered(
+            at=now,
             service_s=service_s,
             first_s=first_s,
             load_s=done.load_ms / 1e3,
             prompt_s=done.prompt_ms / 1e3,
-            fresh_chars=self._slot.fresh_chars,
+            chars=slot.chars,
+            held_chars=slot.held_chars,
+            seen_chars=slot.seen_chars,
+            turns=slot.turns,
         )
         self._plan.settle(done.prompt_tokens + done.completion_tokens)
         self._tools.metrics.attempt(self.node.name, on.release, "ok")
         self._tools.outcomes.succeeded(self.node)
-        self._slot.free()
+        slot.free()
 
     def _end(self, error: BaseException) -> None:
         if not self._open:

@@ -15,6 +15,8 @@ from deployment.engines.model import Priority
 
 T = TypeVar("T")
 
+_CHOOSY = 16
+
 
 @dataclass(slots=True, eq=False)
 class Entry(Generic[T]):
@@ -26,6 +28,8 @@ class Entry(Generic[T]):
     cost: float
     since: float
     waiting: bool = True
+    aside: bool = False
+    """Had its turn already, and waits before the others."""
     start: float = 0.0
 
 
@@ -37,7 +41,7 @@ class _Band(Generic[T]):
     waiting: int = 0
 
     def head(self) -> Entry[T] | None:
-        while self.heap and not self.heap[0][2].waiting:
+        while self.heap and (not self.heap[0][2].waiting or self.heap[0][2].aside):
             heapq.heappop(self.heap)
         return self.heap[0][2] if self.heap else None
 
@@ -47,17 +51,17 @@ class FairQueue(Generic[T]):
 
     def __init__(self, batch_share: int = 10) -> None:
         self._bands: dict[Priority, _Band[T]] = {priority: _Band() for priority in Priority}
-        self._again: deque[Entry[T]] = deque()
+        self._aside: deque[Entry[T]] = deque()
         self._batch_share = batch_share
         self._sequence = 0
         self._turns = 0
 
     def __len__(self) -> int:
-        return len(self._again) + sum(band.waiting for band in self._bands.values())
+        return len(self._aside) + sum(band.waiting for band in self._bands.values())
 
     def depth(self, priority: Priority) -> int:
         """Entries of a band."""
-        return self._bands[priority].waiting
+        return self._bands[priority].waiting + sum(entry.priority is priority for entry in self._aside)
 
     def push(self, entry: Entry[T]) -> None:
         """Wait in the tenant's turn."""
@@ -70,11 +74,24 @@ class FairQueue(Generic[T]):
 
     def push_first(self, entry: Entry[T]) -> None:
         """Wait before all others: it had its turn, and a node failed it."""
-        self._again.append(entry)
+        entry.aside = True
+        self._aside.append(entry)
+
+    def set_aside(self, entry: Entry[T]) -> bool:
+        """The head waits by its own choice for something better than what is free: who comes after it may go.
+
+        It keeps its place before them. False, and nothing done, when enough wait so already.
+        """
+        if entry.aside or len(self._aside) >= _CHOOSY:
+            return False
+        self.remove(entry, served=True)
+        entry.waiting = True
+        self.push_first(entry)
+        return True
 
     def in_order(self) -> list[Entry[T]]:
-        """The entries that may go next: those that a node failed, then the head of the order."""
-        ahead = list(self._again)
+        """The entries that may go next: those that had their turn, then the head of the order."""
+        ahead = list(self._aside)
         if head := self._head():
             ahead.append(head)
         return ahead
@@ -84,8 +101,8 @@ class FairQueue(Generic[T]):
         if not entry.waiting:
             return False
         entry.waiting = False
-        if entry in self._again:
-            self._again.remove(entry)
+        if entry.aside:
+            self._aside.remove(entry)
             return True
         band = self._bands[entry.priority]
         band.waiting -= 1

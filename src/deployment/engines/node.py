@@ -10,6 +10,7 @@ from deployment.engines import breaker
 from deployment.engines.learned import Learned
 from deployment.engines.model import NodeSpec, NodeState, NodeView, ReleaseView
 from deployment.engines.prefix import PrefixMemory
+from deployment.engines.seats import Seats
 from deployment.ollama_client import OllamaClient
 
 _MAX_SESSIONS = 10_000
@@ -20,6 +21,7 @@ class OnNode:
     """One release on one node."""
 
     release: str
+    seats: Seats
     in_flight: int = 0
     loaded: bool | None = None
     """None: not known yet."""
@@ -74,7 +76,7 @@ class Node:
         if (found := self._releases.get(release)) is None:
             checked = self.checked
             loaded = None if checked.digests is None else any(row.get("name") == release for row in checked.ps)
-            found = self._releases[release] = OnNode(release, loaded=loaded)
+            found = self._releases[release] = OnNode(release, Seats(self.spec.slots), loaded=loaded)
         return found
 
     @property
@@ -115,6 +117,7 @@ class Node:
         self._sessions.clear()
         for on in self._releases.values():
             on.loaded = False
+            on.seats.forget()
 
     def give_up_waiting(self) -> None:
         """The node fell silent: who waits for a first event goes elsewhere now."""
@@ -154,7 +157,7 @@ class Node:
         )
 
     def _release_view(self, release: str) -> ReleaseView:
-        on = self._releases.get(release) or OnNode(release)
+        on = self._releases.get(release) or OnNode(release, Seats(1))
         loaded = {str(row.get("name")) for row in self.checked.ps}
         return ReleaseView(
             release=release,

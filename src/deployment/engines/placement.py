@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+_SOON_S = 0.001  # no use to wait less
+
 
 class Candidate(NamedTuple):
     """A node, for one request, at one moment. Times in seconds; None where nothing is known yet."""
@@ -21,20 +23,24 @@ class Candidate(NamedTuple):
     draining: bool = False
     region: str | None = None
     weight: float = 1.0
-    matched_chars: int = 0
-    """Beginning of the prompt that the node has probably in its cache."""
+    matched_chars: float = 0.0
+    """Beginning of the prompt that is expected to be in the node's cache."""
     service_s: float | None = None
     overhead_s: float | None = None
     char_s: float | None = None
     load_s: float | None = None
+    idle_s: float = 0.0
+    """Since its last answer."""
     picked: float = 0.0
     """Requests placed on it, over its weight."""
     picked_last: int = 0
+    turns: float | None = None
+    """Not the node as it is now, but the wait for a busy slot of it that holds more: so many services of a slot."""
 
     @property
     def free(self) -> bool:
         """Whether it takes one more now."""
-        return self.in_flight < self.capacity
+        return self.turns is None and self.in_flight < self.capacity
 
 
 @dataclass(slots=True)
@@ -106,7 +112,7 @@ def decide(candidates: Sequence[Candidate], ask: Ask, policy: Policy, waited_s: 
     pairs = [(c, x) for c, x in zip(candidates, costs, strict=True) if c.free]
     second, second_cost = _best([c for c, _ in pairs], [x for _, x in pairs])
     patience = second_cost - cost - waited_s
-    return Decision(second.name) if patience <= 0 else Decision(None, patience)
+    return Decision(second.name) if patience < _SOON_S else Decision(None, patience)
 
 
 def _badness(c: Candidate) -> int:

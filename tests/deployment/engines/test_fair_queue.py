@@ -64,6 +64,24 @@ def test_who_was_failed_by_a_node_goes_before_all() -> None:
     assert served(queue) == ["again", "new"]
 
 
+def test_who_waits_for_something_better_keeps_its_place_and_holds_nobody_up() -> None:
+    queue = filled(entry("choosy"), entry("next"), entry("last"))
+    choosy = queue.in_order()[0]
+    assert queue.set_aside(choosy)
+    assert not queue.set_aside(choosy)
+    assert [each.item for each in queue.in_order()] == ["choosy", "next"]
+    assert (len(queue), queue.depth(INTERACTIVE), queue.depth(BATCH)) == (3, 3, 0)
+    assert served(queue) == ["choosy", "next", "last"]
+
+
+def test_only_so_many_are_looked_at_each_time() -> None:
+    queue = filled(*(entry(str(i)) for i in range(40)))
+    while queue.set_aside(queue.in_order()[-1]):
+        pass
+    assert len(queue.in_order()) == 17
+    assert served(queue) == [str(i) for i in range(40)]
+
+
 def test_more_tokens_than_estimated_are_paid_later() -> None:
     queue = filled(entry("a0", "a"), entry("a1", "a"), entry("b0", "b"), entry("b1", "b"), entry("b2", "b"))
     queue.correct("a", INTERACTIVE, 50.0)
@@ -74,7 +92,7 @@ def test_more_tokens_than_estimated_are_paid_later() -> None:
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[str, int, str, Priority, float]]:
     step = st.tuples(
-        st.sampled_from(["push", "push", "again", "serve", "leave"]),
+        st.sampled_from(["push", "push", "again", "aside", "serve", "leave"]),
         st.integers(0, 30),
         st.sampled_from("abc"),
         st.sampled_from(list(Priority)),
@@ -93,6 +111,8 @@ def test_each_entry_leaves_exactly_once(history: list[tuple[str, int, str, Prior
             new = entry(str(number), tenant, priority, cost)
             (queue.push if what == "push" else queue.push_first)(new)
             inside.append(new)
+        elif inside and what == "aside":
+            queue.set_aside(queue.in_order()[-1])
         elif inside:
             out = queue.in_order()[0] if what == "serve" else inside[index % len(inside)]
             assert queue.remove(out, served=what == "serve")

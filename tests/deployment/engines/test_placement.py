@@ -50,6 +50,7 @@ def test_filters(rule: str, candidates: list[Candidate], kept: str) -> None:
     assert names(fit(candidates, Ask("m:v1", excluded={"x"}), "eu")) == kept
 
 
+UNKNOWN: dict[str, object] = dict.fromkeys(("service_s", "overhead_s", "char_s", "load_s"))
 CHOICES = [
     ("the idle of equals", [node("a", in_flight=2), node("b")], "b"),
     ("the faster of idle ones", [node("a", overhead_s=0.5), node("b")], "b"),
@@ -63,6 +64,10 @@ CHOICES = [
         "a",
     ),
     ("an unknown one is worth a try", [node("a", picked_last=1), node("b", overhead_s=None)], "b"),
+    ("the first request of all goes to it", [node("a", matched_chars=900), node("b", service_s=None)], "b"),
+    ("but no second before its answer", [node("a"), node("b", service_s=None, overhead_s=0.2, in_flight=1)], "a"),
+    ("who was slow is tried again", [node("a"), node("b", overhead_s=0.5, matched_chars=200, idle_s=600.0)], "b"),
+    ("but not soon", [node("a"), node("b", overhead_s=0.5, matched_chars=200, idle_s=6.0)], "a"),
 ]
 
 
@@ -84,6 +89,23 @@ def test_it_waits_for_a_full_node_as_long_as_that_is_sooner_than_a_cold_one() ->
     assert decision.node is None
     assert decision.patience_s == pytest.approx(4.5, abs=0.1)
     assert decide(candidates, ASK, LeastExpectedTtft(0.0), 4.6).node == "cold"
+
+
+def test_it_waits_for_a_slot_that_holds_the_conversation_as_long_as_reading_it_anew_takes() -> None:
+    a = node("a", in_flight=1, service_s=0.2, char_s=0.001)
+    soon = a._replace(matched_chars=900, turns=0.5)
+    decision = decide([a, soon], ASK, LeastExpectedTtft(2.0), 0.0)
+    assert decision.node is None
+    assert decision.patience_s == pytest.approx(0.8, abs=0.01)  # 0.9 s of reading against 0.1 s of waiting
+    assert decide([a, soon], ASK, LeastExpectedTtft(2.0), 0.8).node == "a"
+    assert decide([a, soon._replace(matched_chars=50)], ASK, LeastExpectedTtft(2.0), 0.0).node == "a"
+    assert decide([a, soon], ASK, LeastExpectedTtft(0.05), 0.0).node == "a"  # more than may be traded
+
+
+def test_on_guesses_nobody_waits_for_a_slot_while_another_is_free() -> None:
+    full = node("a", **UNKNOWN, in_flight=4, matched_chars=6000)
+    free = node("b", **UNKNOWN, in_flight=3)
+    assert decide([full, free], Ask("m:v1", chars=6000), LeastExpectedTtft(2.0), 0.0).node == "b"
 
 
 def test_it_waits_when_all_are_full() -> None:
