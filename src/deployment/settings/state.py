@@ -1,0 +1,59 @@
+"""Where the state is kept, where secrets come from, and what is logged."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from deployment.settings.section import Seconds, Section
+
+
+class DatabaseSettings(Section):
+    """Where the state is kept."""
+
+    url: SecretStr | None = Field(
+        None,
+        description="postgresql://USER:PASSWORD@HOST/DATABASE, or sqlite:///PATH; by default a SQLite file "
+        "ramsey.db in the data directory.",
+    )
+
+
+class SecretsSettings(Section):
+    """Where secrets come from: each may say env:NAME, file:/PATH, vault:PATH#FIELD or aws:NAME#FIELD."""
+
+    refresh_seconds: Seconds = Field(
+        300.0, description="Time between two looks at Vault and AWS, in seconds; files are read when they change."
+    )
+    vault_url: str | None = Field(None, pattern=r"^https?://[^\s]+$", description="HashiCorp Vault.")
+    vault_auth: Literal["token", "approle", "kubernetes"] = Field("token", description="How to log in to Vault.")
+    vault_auth_mount: str | None = Field(None, description="Where that way is mounted; by default its name.")
+    vault_mount: str = Field("secret", min_length=1, description="Mount of the key-value store, version 2.")
+    vault_namespace: str | None = Field(None, description="Namespace (Vault Enterprise).")
+    vault_ca: Path | None = Field(None, description="Certificates that Vault's own is trusted by; else the system's.")
+    vault_token: SecretStr | None = Field(None, description="With token; may say env:NAME or file:/PATH.")
+    vault_role_id: SecretStr | None = Field(None, description="With approle; may say env:NAME or file:/PATH.")
+    vault_secret_id: SecretStr | None = Field(None, description="With approle; may say env:NAME or file:/PATH.")
+    vault_role: str | None = Field(None, description="With kubernetes: the role to log in for.")
+    vault_jwt_file: Path = Field(
+        Path("/var/run/secrets/kubernetes.io/serviceaccount/token"),
+        description="With kubernetes: the service account's token.",
+    )
+    aws_region: str | None = Field(None, description="Region of AWS Secrets Manager (extra `aws`); else AWS's own way.")
+    aws_endpoint: str | None = Field(None, description="Another endpoint, for instance one inside a VPC.")
+
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogSettings(Section):
+    """What is logged, and how."""
+
+    level: LogLevel = Field(LogLevel.INFO, description="Least important level that is logged.")
+    prompts: bool = Field(False, description="Also log prompts. They may hold personal data.")
