@@ -1,7 +1,7 @@
 """The engine pool: many nodes that behave as one."""
 
 from deployment.engines.answer import Answer
-from deployment.engines.launcher import Found, Presence, RunningEngine, is_loopback, launch, probe, tethered
+from deployment.engines.launching import Found, Presence, RunningEngine, is_loopback, launch, probe, tethered
 from deployment.engines.model import Call, NodeSpec, NodeState, NodeView, Priority, ReleaseView
 from deployment.engines.pool import EnginePool
 

@@ -17,15 +17,8 @@ import psutil
 import pytest
 
 from deployment.embedded import NodeOptions
-from deployment.engines.launcher import (
-    Found,
-    Presence,
-    embedded_command,
-    launch,
-    ollama_environment,
-    probe,
-    running,
-)
+from deployment.engines.launching import Found, Presence, launch, probe, running
+from deployment.engines.launching.recipe import embedded_command, ollama_environment
 from deployment.errors import StartupError
 from deployment.settings import EngineKind, Settings, load
 
@@ -312,7 +305,7 @@ async def test_two_launchers_start_one_engine(settings: Settings, install: Calla
 
 PARENT = """
 import asyncio, sys
-from deployment.engines.launcher import running
+from deployment.engines.launching import running
 from deployment.settings import load
 
 async def main():
