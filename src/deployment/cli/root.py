@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deployment import __version__
-from deployment.cli import access, audit, chat, config, doctor, engine, generate, keys, models, nodes, stack
+from deployment.cli import access, audit, chat, config, doctor, engine, generate, keys, models, nodes, stack, traffic
 from deployment.cli.output import Json, print_json
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ app.add_typer(models.app, name="models")
 app.command()(engine.engine)
 app.command()(doctor.doctor)
 app.add_typer(nodes.app, name="nodes")
+app.add_typer(traffic.app, name="traffic")
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(access.tenants, name="tenants")
