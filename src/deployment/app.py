@@ -163,7 +163,14 @@ def create_app(settings: Settings) -> FastAPI:
             CORSMiddleware,
             allow_origins=list(settings.access.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-api-key", "x-request-id", "x-session-id"],
+            allow_headers=[
+                "authorization",
+                "content-type",
+                "x-api-key",
+                "x-request-id",
+                "x-session-id",
+                "x-ramsey-release-pin",
+            ],
             expose_headers=["x-request-id", "x-ramsey-release", "x-ramsey-node"],
         )
     app.add_middleware(
