@@ -40,6 +40,8 @@ from deployment.gateway.cache import Answers, MemoryStore, RedisStore, SemanticI
 from deployment.gateway.listener import TrustedProxies, fixed_headers, listen, server_config
 from deployment.gateway.pages import add_pages
 from deployment.releases import BringUp, Traffic, TrafficRoom
+from deployment.releases.rollout import Releases, Rollouts
+from deployment.releases.rollout.held import HeldOnNodes
 from deployment.secret_store import SecretStore
 from deployment.settings import Profile, Settings, environment
 from deployment.telemetry import Metrics, configure_logging
@@ -61,10 +63,11 @@ class Services:
     access: Access
     bring_up: BringUp
     traffic_room: TrafficRoom
+    rollouts: Rollouts
 
     def degraded(self) -> list[str]:
         """What runs on without something that it should have, in words."""
-        problems = [*self.access.problems, *self.traffic_room.problems]
+        problems = [*self.access.problems, *self.traffic_room.problems, *self.rollouts.problems]
         if self.secrets.problem is not None:
             problems.append(self.secrets.problem)
         if self.pool.slots_shared is False:
@@ -85,6 +88,9 @@ def build(settings: Settings, clock: Clock | None = None) -> Services:
     room = TrafficRoom(settings, database, pool, access.authenticator, clock, metrics.registry)
     traffic = room.traffic
     gateway = Gateway(settings, pool, answers, access.authenticator, access.limits, room, metrics, clock)
+    held = HeldOnNodes(pool)
+    releases = Releases(held, held, held, held)
+    rollouts = Rollouts(settings, database, room.sync, pool.view, releases, metrics.registry, clock)
     return Services(
         settings,
         gateway,
@@ -96,6 +102,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Services:
         access,
         BringUp(settings, pool, traffic, room.sync),
         room,
+        rollouts,
     )
 
 
@@ -125,6 +132,7 @@ def create_app(settings: Settings) -> FastAPI:
             await stack.enter_async_context(services.access.running())
             await stack.enter_async_context(services.traffic_room.running())
             await stack.enter_async_context(services.bring_up)
+            await stack.enter_async_context(services.rollouts.running())
             await stack.enter_async_context(_running(services.gateway.exchanges.watch()))
             stack.enter_context(Drainer(services.gateway, settings.server))
             _spare_the_collector()
@@ -151,6 +159,7 @@ def create_app(settings: Settings) -> FastAPI:
         node_routes(services.pool, services.access.authenticator),
         services.access.routes(),
         services.traffic_room.routes(),
+        services.rollouts.routes(services.access.authenticator),
     ):
         app.include_router(router)
     app.openapi = lambda: document(app, BODIES)  # type: ignore[method-assign]

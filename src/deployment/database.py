@@ -79,6 +79,13 @@ class Database:
             async with connection.begin():
                 yield connection
 
+    @asynccontextmanager
+    async def hold(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to keep, each statement by itself, for locks of the session. Raises DatabaseUnavailable."""
+        async with self._connection() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+
     async def upgrade(self) -> None:
         """Bring the tables to this version of the code; one process does it, the others wait.
 

@@ -61,6 +61,11 @@ class Gateway:
         with self._asked("GET", path, None) as response:
             return _object(response)
 
+    def text(self, path: str) -> str:
+        """What is at `path`, as it is."""
+        with self._asked("GET", path, None) as response:
+            return response.read().decode(errors="replace")
+
     def items(self, path: str) -> list[dict[str, Any]]:
         """The list at `path`."""
         with self._asked("GET", path, None) as response:

@@ -6,7 +6,21 @@ from typing import Annotated
 import typer
 
 from deployment import __version__
-from deployment.cli import access, audit, chat, config, doctor, engine, generate, keys, models, nodes, stack, traffic
+from deployment.cli import (
+    access,
+    audit,
+    chat,
+    config,
+    doctor,
+    engine,
+    generate,
+    keys,
+    models,
+    nodes,
+    rollouts,
+    stack,
+    traffic,
+)
 from deployment.cli.output import Json, print_json
 
 app = typer.Typer(
@@ -45,6 +59,9 @@ app.command()(stack.status)
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.add_typer(models.app, name="models")
+app.command()(rollouts.deploy)
+app.command()(rollouts.rollback)
+app.add_typer(rollouts.app, name="rollout")
 app.command()(engine.engine)
 app.command()(doctor.doctor)
 app.add_typer(nodes.app, name="nodes")

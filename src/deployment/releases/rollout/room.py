@@ -1,0 +1,72 @@
+"""The room put together."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import APIRouter
+from prometheus_client import CollectorRegistry
+
+from deployment.access import Authenticator
+from deployment.clock import Clock
+from deployment.database import Database
+from deployment.engines import NodeView
+from deployment.releases.rollout.activities import Activities, Gatekeeper, Placing
+from deployment.releases.rollout.controller import Controller
+from deployment.releases.rollout.events import Notifier
+from deployment.releases.rollout.leader import Leader
+from deployment.releases.rollout.metrics import RolloutMetrics
+from deployment.releases.rollout.probes import Probes, Questions
+from deployment.releases.rollout.routes import rollout_routes
+from deployment.releases.rollout.service import Known, RolloutService
+from deployment.releases.rollout.store import RolloutStore
+from deployment.releases.traffic import TrafficStore, TrafficSync
+from deployment.settings import Settings
+
+
+class Rollouts:
+    """Everything about rollouts, over one database. Construction opens nothing."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        sync: TrafficSync,
+        nodes: Callable[[], list[NodeView]],
+        releases: "Releases",
+        registry: CollectorRegistry,
+        clock: Clock,
+    ) -> None:
+        store, traffic = RolloutStore(), TrafficStore(clock)
+        self._model = settings.model.name
+        self.leader = Leader(database, store, settings.data_dir, sync.gateway)
+        activities = Activities(releases.placing, releases.gates, Probes(releases.questions), nodes)
+        self.controller = Controller(database, store, traffic, self.leader, activities, clock, sync.refresh)
+        self.controller.on_decision = RolloutMetrics(registry).note
+        self.service = RolloutService(
+            database, store, traffic, releases.known, clock, sync.refresh, self.controller.wake
+        )
+        self._notifier = Notifier(database, store, lambda: self.controller.leads)
+
+    @property
+    def problems(self) -> list[str]:
+        """For /health; empty when all is well."""
+        return [self.controller.problem] if self.controller.problem is not None else []
+
+    def routes(self, authenticator: Authenticator) -> APIRouter:
+        """The admin API."""
+        return rollout_routes(self.service, authenticator, self._model)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Lead the rollouts, or wait to, until the end."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.controller.running())
+            await stack.enter_async_context(self._notifier.running())
+            yield
+
+
+class Releases:
+    """What rollouts need of the releases."""
+
+    def __init__(self, placing: Placing, gates: Gatekeeper, questions: Questions, known: Known) -> None:
+        self.placing, self.gates, self.questions, self.known = placing, gates, questions, known

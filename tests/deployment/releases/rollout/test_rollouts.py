@@ -1,0 +1,96 @@
+"""Rollouts from wire to wire: the admin API, the controller, the traffic, the nodes."""
+
+import pytest
+from tests.deployment.releases.rollout.conftest import NEW, OLD, Site
+
+from deployment.access import LOCAL_OPERATOR
+from deployment.releases.rollout.model import Phase
+
+
+async def test_blue_green_moves_all_traffic_and_goes_back_at_once(two_nodes: Site) -> None:
+    assert await two_nodes.ask() == OLD
+    await two_nodes.deploy(strategy="blue-green")
+    await two_nodes.phase(Phase.BAKE)
+    assert await two_nodes.weights() == {OLD: 0.0, NEW: 1.0}
+    assert await two_nodes.ask() == NEW
+    answer = await two_nodes.http.post("/admin/rollouts/rollback", json={"reason": "it rhymes"})
+    assert answer.json()["phase"] == Phase.ROLLED_BACK
+    assert await two_nodes.ask() == OLD, "this replica has it when the answer comes"
+    told = (await two_nodes.http.get("/admin/rollouts/current/events")).json()
+    assert [event["kind"] for event in told] == ["started", "gates", "step", "promoted", "rolled_back"]
+    assert "it rhymes" in told[-1]["text"]
+    acts = [entry.action for entry in await two_nodes.services.access.service.audit(LOCAL_OPERATOR, None, 10)]
+    assert acts[:2] == ["rollout.rolled_back", "rollout.promoted"]
+
+
+async def test_a_canary_is_promoted_by_hand_and_after_its_end_rolled_back_to_the_release_before(
+    two_nodes: Site,
+) -> None:
+    await two_nodes.deploy(min_requests=1000)
+    await two_nodes.until(lambda shown: shown["weight"] == 0.05)
+    assert (await two_nodes.say("promote"))["weight"] == 0.25
+    assert (await two_nodes.say("pause"))["stop"] == "paused"
+    assert (await two_nodes.say("promote", full=True))["phase"] == Phase.BAKE
+    assert (await two_nodes.say("promote"))["phase"] == Phase.DONE
+    assert await two_nodes.weights() == {NEW: 1.0}
+    answer = await two_nodes.http.post("/admin/rollouts/rollback", json={})
+    assert answer.json()["to_release"] == OLD
+    await two_nodes.phase(Phase.DONE)
+    assert await two_nodes.weights() == {OLD: 1.0}
+
+
+async def test_two_at_once_are_refused(two_nodes: Site) -> None:
+    await two_nodes.deploy(min_requests=1000)
+    answer = await two_nodes.http.post("/admin/rollouts", json={"release": "v1.2"})
+    assert answer.status_code == 409
+    assert "runs already" in answer.json()["error"]["message"]
+    assert "abort" in answer.json()["error"]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"release": "v9"}, 404, "There is no release ramsey-model:v9"),
+        ({"release": "v1.1"}, 409, "has all traffic already"),
+        ({"release": "other:v1"}, 400, "no release of ramsey-model"),
+        ({"release": "v1.2", "plan": {"stps": []}}, 400, "did you mean steps?"),
+        ({"release": "v1.2", "plan": {"freeze": {"windows": ["Mon 00:00 - Mon 00:00"]}}}, 409, "frozen"),
+    ],
+    ids=["unknown", "the same", "another model", "a wrong plan", "frozen"],
+)
+async def test_what_cannot_be_is_refused_and_the_traffic_stays(
+    two_nodes: Site, body: dict[str, object], status: int, words: str
+) -> None:
+    answer = await two_nodes.http.post("/admin/rollouts", json=body)
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["error"]["message"]
+    assert await two_nodes.weights() == {OLD: 1.0}
+
+
+async def test_a_lock_refuses_with_its_message_and_lets_things_go_back(two_nodes: Site) -> None:
+    await two_nodes.deploy(strategy="blue-green")
+    await two_nodes.phase(Phase.BAKE)
+    assert (await two_nodes.http.put("/admin/rollouts/lock", json={"message": "exam week"})).status_code == 200
+    refused = await two_nodes.http.post("/admin/rollouts/current/promote", json={})
+    assert refused.status_code == 409
+    assert "exam week" in refused.json()["error"]["message"]
+    assert (await two_nodes.http.post("/admin/rollouts/rollback", json={})).status_code == 200
+    refused = await two_nodes.http.post("/admin/rollouts", json={"release": "v1.2"})
+    assert "exam week" in refused.json()["error"]["message"]
+    assert (await two_nodes.http.delete("/admin/rollouts/lock")).status_code == 204
+    await two_nodes.deploy(strategy="blue-green")
+
+
+async def test_a_node_without_the_release_stops_it_before_any_traffic(two_nodes: Site) -> None:
+    del two_nodes.nodes[1].store.models[NEW]
+    await two_nodes.deploy(strategy="blue-green")
+    shown = await two_nodes.phase(Phase.REFUSED)
+    assert "n1" in shown["reason"]
+    assert await two_nodes.weights() == {OLD: 1.0}
+
+
+async def test_a_second_set_of_nodes_by_label_gets_all_traffic(two_nodes: Site) -> None:
+    del two_nodes.nodes[0].store.models[NEW]
+    await two_nodes.deploy(strategy="blue-green", nodes={"colour": "green"})
+    await two_nodes.phase(Phase.BAKE)
+    assert await two_nodes.ask() == NEW
