@@ -112,10 +112,18 @@ class Load:
         while (at := at + rng.expovariate(rate)) < end:
             if (delay := at - self.loop.time()) > 0:
                 await asyncio.sleep(delay)
-            self.send(self.idle.pop() if self.idle else await self.connect())
+            self.send(self.unused() or await self.connect())
         self.stop()
         if self.in_flight:
             await asyncio.wait([self.finished], timeout=30)
+
+    def unused(self) -> ClientConnection | None:
+        """A connection that waits for work; servers close those that waited for long."""
+        while self.idle:
+            connection = self.idle.pop()
+            if not connection.closed and not connection.transport.is_closing():
+                return connection
+        return None
 
     async def connect(self) -> ClientConnection:
         _, connection = await self.loop.create_connection(

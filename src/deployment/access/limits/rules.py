@@ -1,6 +1,6 @@
 """Which limits hold for a request."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 from deployment.access.directory import Directory
@@ -10,6 +10,9 @@ from deployment.clock import Clock
 from deployment.settings import LimitSet, LimitsSettings, Price
 
 _MOST_REMEMBERED = 10_000
+
+_Wanted = tuple[Kind, int, str, datetime | None, datetime | None, Price | None]
+"""A limit: kind, amount, end of its counter's name, period, price."""
 
 
 class RuleBook:
@@ -22,6 +25,7 @@ class RuleBook:
         self._directory = Directory() if directory is None else directory
         self._version = self._directory.version
         self._known: dict[tuple[str, str, str], tuple[Rule, ...]] = {}
+        self._usual: dict[tuple[str, str], Sequence[_Wanted]] = {}
 
     def rules(self, principal: Principal, model: str) -> tuple[Rule, ...]:
         """The rules for a request of this caller to this model: its own, its tenant's, the tenant's on the model."""
@@ -29,11 +33,13 @@ class RuleBook:
         if self._version != self._directory.version or self._today != today:
             self._version, self._today = self._directory.version, today
             self._known.clear()
+            self._usual.clear()
         who = (principal.tenant, principal.id, model)
         rules = self._known.get(who)
         if rules is None:
             if len(self._known) >= _MOST_REMEMBERED:
                 self._known.clear()
+                self._usual.clear()
             rules = self._known[who] = tuple(self._make(*who))
         return rules
 
@@ -55,44 +61,50 @@ class RuleBook:
 
     def _make(self, tenant: str, caller: str, model: str) -> Iterable[Rule]:
         # The braces keep all counters of a tenant on one node of a Redis Cluster, as a script needs them.
-        price = self._settings.prices.get(model) or self._settings.prices.get("*")
         for scope, subject, counter in (
             ("key", caller, f"{{{tenant}}}:key:{caller}"),
             ("tenant", tenant, f"{{{tenant}}}:tenant"),
             ("model", model, f"{{{tenant}}}:model:{model}"),
         ):
-            limits = self._of(scope, subject)
-            yield from _rules(scope, limits, counter)
-            yield from _budgets(scope, limits, counter, self._today, price)
+            for kind, amount, suffix, starts, ends, price in self._wanted(scope, subject, model):
+                yield Rule(scope, kind, amount, f"{counter}:{suffix}", starts, ends, price)
+
+    def _wanted(self, scope: str, subject: str, model: str) -> Sequence[_Wanted]:
+        """What is limited. Most callers have the settings' limits, which are worked out once."""
+        price = self._settings.prices.get(model) or self._settings.prices.get("*")
+        if (scope, subject) in self._directory.limits:
+            return _wanted(self._of(scope, subject), self._today, price)
+        usual = self._usual.get((scope, model))
+        if usual is None:
+            usual = self._usual[scope, model] = _wanted(self._of(scope, subject), self._today, price)
+        return usual
 
 
-def _rules(scope: str, limits: LimitSet, subject: str) -> Iterable[Rule]:
-    for kind, amount, suffix in (
+def _wanted(limits: LimitSet, today: date, price: Price | None) -> list[_Wanted]:
+    first = today.replace(day=1)
+    day = (_midnight(today), _midnight(today + timedelta(days=1)))
+    month = (_midnight(first), _midnight((first + timedelta(days=32)).replace(day=1)))
+    rolling: list[tuple[Kind, int | None, str]] = [
         (Kind.REQUESTS, limits.requests_per_minute, "rpm"),
         (Kind.TOKENS, limits.tokens_per_minute, "tpm"),
         (Kind.CONCURRENT, limits.concurrent, "now"),
-    ):
-        if amount is not None:
-            yield Rule(scope, kind, amount, f"{subject}:{suffix}")
-
-
-def _budgets(scope: str, limits: LimitSet, subject: str, today: date, price: Price | None) -> Iterable[Rule]:
-    first = today.replace(day=1)
-    next_month = (first + timedelta(days=32)).replace(day=1)
-    for kind, amount, starts, ends in (
-        (Kind.DAY, limits.tokens_per_day, today, today + timedelta(days=1)),
-        (Kind.MONTH, limits.tokens_per_month, first, next_month),
-    ):
-        if amount is not None:
-            counter = f"{subject}:{kind.value.removeprefix('tokens/')}:{starts}"
-            yield Rule(scope, kind, amount, counter, _midnight(starts), _midnight(ends))
-    for kind, money, starts, ends in (
-        (Kind.MONEY_DAY, limits.money_per_day, today, today + timedelta(days=1)),
-        (Kind.MONEY_MONTH, limits.money_per_month, first, next_month),
-    ):
-        if money is not None and price is not None:
-            counter = f"{subject}:{kind.value.replace('/', '-')}:{starts}"
-            yield Rule(scope, kind, round(money * MONEY_UNIT), counter, _midnight(starts), _midnight(ends), price)
+    ]
+    budgets: list[tuple[Kind, int | None, str, tuple[datetime, datetime], Price | None]] = [
+        (Kind.DAY, limits.tokens_per_day, f"day:{today}", day, None),
+        (Kind.MONTH, limits.tokens_per_month, f"month:{first}", month, None),
+    ]
+    if price is not None:
+        for kind, money, period, when in (
+            (Kind.MONEY_DAY, limits.money_per_day, f"money-day:{today}", day),
+            (Kind.MONEY_MONTH, limits.money_per_month, f"money-month:{first}", month),
+        ):
+            budgets.append((kind, None if money is None else round(money * MONEY_UNIT), period, when, price))
+    wanted: list[_Wanted] = [
+        (kind, amount, name, None, None, None) for kind, amount, name in rolling if amount is not None
+    ]
+    return wanted + [
+        (kind, amount, name, *when, cost) for kind, amount, name, when, cost in budgets if amount is not None
+    ]
 
 
 def _midnight(day: date) -> datetime:
