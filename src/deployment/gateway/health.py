@@ -1,6 +1,6 @@
 """Whether this process lives, takes work, and can answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,6 +11,7 @@ from deployment.engines import NodeState, NodeView
 from deployment.gateway.openapi import needs
 from deployment.gateway.routes import Json
 from deployment.gateway.service import Gateway
+from deployment.releases import Split
 
 _SERVING = frozenset({NodeState.UNKNOWN, NodeState.HEALTHY})
 
@@ -41,6 +42,15 @@ def health_of(
     return told | {"degraded": degraded} if degraded else told
 
 
+def takes_work(nodes: list[NodeView], splits: Iterable[Split]) -> bool:
+    """Whether a node that serves holds a release with traffic, as far as is known."""
+    releases = {release for split in splits for release in split.callable}
+    return any(
+        node.state in _SERVING and any(each.release in releases and each.present is not False for each in node.releases)
+        for node in nodes
+    )
+
+
 def health_routes(gateway: Gateway, problem: Callable[[], str | None], degraded: Callable[[], list[str]]) -> APIRouter:
     """`/`, `/health`, `/health/live`, `/health/ready`, `/metrics`."""
     router = APIRouter(tags=["Operations"])
@@ -68,7 +78,7 @@ def health_routes(gateway: Gateway, problem: Callable[[], str | None], degraded:
         """For load balancers: 503 while it stops, or while no node can take work."""
         if gateway.drain.noticed:
             return Json({"status": "draining", "reason": "The server is stopping."}, status_code=503)
-        if not gateway.traffic.table or not any(node.state in _SERVING for node in gateway.pool.view()):
+        if not takes_work(gateway.pool.view(), gateway.traffic.splits):
             return Json({"status": "starting", "reason": problem() or "No engine can answer yet."}, status_code=503)
         return Json({"status": "ready"})
 

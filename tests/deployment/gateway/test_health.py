@@ -10,7 +10,9 @@ from tests.support.fake_node import FakeNode
 from tests.support.redis_server import redis_server
 
 from deployment.engines import NodeState, NodeView, ReleaseView
-from deployment.gateway.health import health_of
+from deployment.gateway.health import health_of, takes_work
+from deployment.releases import Split
+from deployment.releases.traffic import Share, single
 
 MODEL, RELEASE = "m", "m:v1"
 
@@ -44,6 +46,29 @@ def test_each_part_has_its_state_and_reason(
     if reason:
         assert reason in (told["engine"].get("reason") or "") + (told["model"].get("reason") or "")
     assert "degraded" not in told
+
+
+_MOVED = Split(MODEL, (Share("m:v0", 0.0), Share(RELEASE, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "splits", "takes"),
+    [
+        ([node(NodeState.HEALTHY)], [single(MODEL, RELEASE)], True),
+        ([node(NodeState.UNKNOWN)], [single(MODEL, RELEASE)], True),
+        ([node(NodeState.DRAINING)], [single(MODEL, RELEASE)], False),
+        ([node(NodeState.OPEN), node(NodeState.HEALTHY)], [single(MODEL, RELEASE)], True),
+        ([node(NodeState.HEALTHY)], [], False),
+        ([], [single(MODEL, RELEASE)], False),
+        ([node(NodeState.HEALTHY, present=False)], [single(MODEL, RELEASE)], False),
+        ([node(NodeState.HEALTHY, "m:v0")], [_MOVED], False),  # warm is not enough
+        ([node(NodeState.HEALTHY)], [_MOVED], True),
+    ],
+)
+def test_work_is_taken_once_a_node_holds_a_release_with_traffic(
+    nodes: list[NodeView], splits: list[Split], takes: bool
+) -> None:
+    assert takes_work(nodes, splits) is takes
 
 
 def test_what_is_done_without_is_told_and_does_not_make_it_unavailable() -> None:

@@ -173,3 +173,22 @@ async def test_what_has_a_share_stays_loaded_and_what_left_is_unloaded(
     await loaded(OLD, NEW)
     assert (await put(gate, (OLD, 1.0))).status_code == 200
     await loaded(OLD)
+
+
+async def test_what_a_release_reads_as_structure_is_learnt_from_a_node(gate: Gate) -> None:
+    traffic = gate.services.traffic
+    shown = {"model_info": {"tokenizer.ggml.tokens": ["<|own|>", "word"], "tokenizer.ggml.token_type": [3, 1]}}
+    real = gate.node._routes["/api/show"]["POST"]
+
+    async def show(exchange: Any, body: Any) -> None:
+        if body.get("model") == OLD and body.get("verbose"):
+            await exchange.json(shown)
+        else:
+            await real(exchange, body)
+
+    gate.node._routes["/api/show"]["POST"] = show
+    assert (await put(gate, (OLD, 0.0), (NEW, 1.0))).status_code == 200
+    async with asyncio.timeout(20):
+        while traffic.control_tokens(OLD) is None:
+            await asyncio.sleep(0.02)
+    assert traffic.control_tokens(OLD) == ("<|own|>",)

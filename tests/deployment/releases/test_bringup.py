@@ -68,3 +68,29 @@ async def test_before_there_is_traffic_the_answer_is_503_so_that_another_gateway
             answer = await http.post("/generate", json={"prompt": "Hello"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
         assert answer.headers["retry-after"] == "1"
+
+
+async def test_traffic_that_somebody_set_outlives_a_restart_and_wins_over_the_settings(tmp_path: Path) -> None:
+    old = "ramsey-model:v1.0"
+    async with FakeNode(models=(old,)) as node:
+        async with serving(node.url, model=MODEL, data_dir=str(tmp_path)) as (url, services):
+            await holds(node)
+            assert services.traffic.table == {"ramsey-model": RELEASE}
+            async with httpx.AsyncClient(base_url=url) as http:
+                version = services.traffic.split("ramsey-model").version  # type: ignore[union-attr]
+                body = {"version": version, "shares": [{"release": old, "weight": 1}], "reason": "v1.1 is odd"}
+                assert (await http.put("/admin/traffic/ramsey-model", json=body)).status_code == 200
+        del node.store.models[RELEASE]
+        async with (
+            serving(node.url, model=MODEL, data_dir=str(tmp_path)) as (url, services),
+            httpx.AsyncClient(base_url=url) as http,
+        ):
+            async with asyncio.timeout(20):
+                while services.bring_up.problem is not None:
+                    await asyncio.sleep(0.02)
+            answer = await http.post("/generate", json={"prompt": "Hello"}, timeout=20)
+            assert answer.headers["x-ramsey-release"] == old
+            assert RELEASE not in node.store.models  # nobody asked for it
+            split = services.traffic.split("ramsey-model")
+            assert split is not None
+            assert (split.set_by, split.reason) == ("anonymous", "v1.1 is odd")

@@ -13,6 +13,7 @@ from deployment.engines import EnginePool
 from deployment.releases.traffic.feedback import FeedbackService
 from deployment.releases.traffic.feedback_routes import feedback_routes
 from deployment.releases.traffic.feedback_store import FeedbackStore
+from deployment.releases.traffic.learning import Learning
 from deployment.releases.traffic.leaving import Leaving
 from deployment.releases.traffic.metrics import TrafficMetrics
 from deployment.releases.traffic.outcome_store import OutcomeStore
@@ -43,9 +44,9 @@ class TrafficRoom:
         own = settings.traffic
         self.traffic = Traffic()
         self.store, self.gateways = TrafficStore(clock), GatewayStore(clock)
-        self._leaving = Leaving(pool, self.traffic)
+        self._leaving, self._learning = Leaving(pool, self.traffic), Learning(pool, self.traffic)
         self.sync = TrafficSync(database, self.store, self.gateways, self.traffic, clock, TableFile(settings.data_dir))
-        self.sync.on_change = self._leaving.follow
+        self.sync.on_change = self._follow
         self.service = TrafficService(database, self.store, self.gateways, self.traffic, self.sync, pool, clock)
         self._authenticator = authenticator
         self.outcomes = OutcomeStore()
@@ -82,8 +83,13 @@ class TrafficRoom:
         """Follow the database until the end. The access room has migrated it before."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._leaving.close)
+            stack.push_async_callback(self._learning.close)
             await stack.enter_async_context(self.sync.running())
             await stack.enter_async_context(self.recorder.running())
             await stack.enter_async_context(self.feedback.running())
             stack.push_async_callback(self.shadows.close)
             yield
+
+    def _follow(self) -> None:
+        self._leaving.follow()
+        self._learning.follow()

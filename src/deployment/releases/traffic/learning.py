@@ -1,0 +1,46 @@
+"""Learns which texts a release reads as structure, from a node, for releases that others brought there."""
+
+import asyncio
+
+from deployment.engines import EnginePool
+from deployment.errors import RamseyError
+from deployment.releases.tokens import control_tokens
+from deployment.releases.traffic.table import Traffic
+
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
+
+
+class Learning:
+    """Follows the table. Until a release's own tokens are known, everything that looks like one is broken."""
+
+    def __init__(self, pool: EnginePool, traffic: Traffic) -> None:
+        self._pool, self._traffic = pool, traffic
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def follow(self) -> None:
+        """The table may have changed."""
+        for release in self._traffic.expected():
+            if self._traffic.control_tokens(release) is None and release not in self._tasks:
+                task = self._tasks[release] = asyncio.create_task(self._learn(release))
+                task.add_done_callback(lambda _, name=release: self._tasks.pop(name, None))  # type: ignore[misc]
+
+    async def close(self) -> None:
+        """End what goes on."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _learn(self, release: str) -> None:
+        wait = _FIRST_RETRY_S
+        while release in self._traffic.expected() and self._traffic.control_tokens(release) is None:
+            try:
+                shown = await self._pool.request("/api/show", release, {"verbose": True})
+            except RamseyError:
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, _LAST_RETRY_S)
+            else:
+                tokens = control_tokens(shown.get("model_info") or {}, shown.get("template"))
+                if self._traffic.control_tokens(release) is None:
+                    self._traffic.learn(release, tokens)
+                return
