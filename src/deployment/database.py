@@ -4,6 +4,8 @@ The request path never comes here: rooms keep what it needs in memory.
 """
 
 import asyncio
+import contextlib
+import errno
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -185,13 +187,22 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def _prepare_file(url: sa.URL) -> None:
-    """A database file that only its owner can read: it holds the hashes of keys."""
+    """A database file that only its owner can read: it holds the hashes of keys.
+
+    A file that is there is never opened: closing it would take every lock from SQLite's own connections of this process
+    (POSIX), and another process that leaves would then delete the write-ahead log from under us.
+    """
     if not url.database or url.database == ":memory:":
         return
     path = Path(url.database)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        if path.exists():
+            if not os.access(path, os.R_OK | os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        with contextlib.suppress(FileExistsError):  # another process was first
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as error:
         raise ConfigurationError(f"The database file {path} cannot be written: {error.strerror}.") from None
 

@@ -2,6 +2,8 @@ import asyncio
 import importlib
 import pkgutil
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -197,6 +199,25 @@ async def test_only_its_owner_can_read_the_file(tmp_path: Path) -> None:
     await database.close()
     for path, mode in ((tmp_path / "state", 0o700), (tmp_path / "state" / "ramsey.db", 0o600)):
         assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+async def test_another_process_cannot_take_the_log_away_from_under_us(tmp_path: Path) -> None:
+    """A file that we open and close beside SQLite loses its locks; the next process to leave then deletes the log."""
+    file = tmp_path / "ramsey.db"
+    database = Database(f"sqlite:///{file}")
+    await database.upgrade()
+    async with database.write() as connection:
+        await connection.execute(sa.text("CREATE TABLE probe (number INTEGER)"))
+    await database.upgrade()  # as each room of a gateway does
+    log = Path(f"{file}-wal").stat().st_ino
+    visitor = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('INSERT INTO probe VALUES (1)'); c.commit()"
+    )
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", visitor, str(file)], check=True)
+    assert Path(f"{file}-wal").stat().st_ino == log
+    async with database.write() as connection:
+        assert (await connection.execute(sa.text("SELECT count(*) FROM probe"))).scalar() == 1
+    await database.close()
 
 
 async def test_an_unreachable_database_says_so_without_its_password() -> None:
