@@ -39,7 +39,7 @@ from deployment.gateway import (
 from deployment.gateway.cache import Answers, MemoryStore, RedisStore, SemanticIndex, Store
 from deployment.gateway.listener import TrustedProxies, fixed_headers, listen, server_config
 from deployment.gateway.pages import add_pages
-from deployment.releases import BringUp, Traffic, TrafficRoom
+from deployment.releases import BLOBS, BringUp, CatalogueRoom, Traffic, TrafficRoom
 from deployment.releases.rollout import Releases, Rollouts
 from deployment.releases.rollout.held import HeldOnNodes
 from deployment.secret_store import SecretStore
@@ -64,6 +64,7 @@ class Services:
     bring_up: BringUp
     traffic_room: TrafficRoom
     rollouts: Rollouts
+    releases: CatalogueRoom
 
     def degraded(self) -> list[str]:
         """What runs on without something that it should have, in words."""
@@ -87,6 +88,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Services:
     access = Access(settings, database, clock)
     room = TrafficRoom(settings, database, pool, access.authenticator, clock, metrics.registry)
     traffic = room.traffic
+    catalogue = CatalogueRoom(settings, database, pool, traffic, access.authenticator, clock)
     gateway = Gateway(settings, pool, answers, access.authenticator, access.limits, room, metrics, clock)
     held = HeldOnNodes(pool)
     releases = Releases(held, held, held, held)
@@ -100,9 +102,10 @@ def build(settings: Settings, clock: Clock | None = None) -> Services:
         database,
         secrets,
         access,
-        BringUp(settings, pool, traffic, room.sync),
+        BringUp(settings, pool, traffic, room.sync, catalogue),
         room,
         rollouts,
+        catalogue,
     )
 
 
@@ -131,6 +134,7 @@ def create_app(settings: Settings) -> FastAPI:
             stack.push_async_callback(services.gateway.answers.close)
             await stack.enter_async_context(services.access.running())
             await stack.enter_async_context(services.traffic_room.running())
+            await stack.enter_async_context(services.releases.running())
             await stack.enter_async_context(services.bring_up)
             await stack.enter_async_context(services.rollouts.running())
             await stack.enter_async_context(_running(services.gateway.exchanges.watch()))
@@ -160,12 +164,13 @@ def create_app(settings: Settings) -> FastAPI:
         services.access.routes(),
         services.traffic_room.routes(),
         services.rollouts.routes(services.access.authenticator),
+        services.releases.routes(),
     ):
         app.include_router(router)
     app.openapi = lambda: document(app, BODIES)  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _to_envelope)
     server = settings.server
-    app.add_middleware(BoundedBodies, limit=server.max_body_bytes, seconds=server.slow_client_seconds)
+    app.add_middleware(BoundedBodies, limit=server.max_body_bytes, seconds=server.slow_client_seconds, streamed=BLOBS)
     app.add_middleware(Direct, endpoints=services.gateway.direct)
     if settings.access.cors_origins:
         app.add_middleware(

@@ -57,14 +57,17 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
 
 
 class BoundedBodies:
-    """ASGI middleware for endpoints whose bodies the framework reads, which knows no bounds: reads them first."""
+    """ASGI middleware for endpoints whose bodies the framework reads, which knows no bounds: reads them first.
 
-    def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
-        self._app, self._limit, self._seconds = app, limit, seconds
+    Paths that begin with `streamed` bound their bodies themselves.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, seconds: float, streamed: str) -> None:
+        self._app, self._limit, self._seconds, self._streamed = app, limit, seconds, streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its body whole. Raises as `read_body`."""
-        if scope["type"] != "http" or scope["method"] in _BODILESS:
+        if scope["type"] != "http" or scope["method"] in _BODILESS or scope["path"].startswith(self._streamed):
             await self._app(scope, receive, send)
             return
         body: bytes | None = await read_body(Request(scope, receive), self._limit, self._seconds)

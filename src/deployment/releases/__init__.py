@@ -1,6 +1,15 @@
 """Releases of a model: what is served, how it comes onto the nodes, and which of them answers."""
 
 from deployment.releases.bringup import BringUp
+from deployment.releases.catalogue import (
+    BLOBS,
+    Catalogue,
+    CatalogueEntry,
+    CatalogueRoom,
+    Wish,
+    catalogue_of,
+    release_name,
+)
 from deployment.releases.deploy import check_model, deploy
 from deployment.releases.model import Release
 from deployment.releases.traffic import (
@@ -19,9 +28,13 @@ from deployment.releases.traffic import (
 )
 
 __all__ = [
+    "BLOBS",
     "PIN_HEADER",
     "BringUp",
     "Caller",
+    "Catalogue",
+    "CatalogueEntry",
+    "CatalogueRoom",
     "Choice",
     "MainAnswer",
     "RecentAnswers",
@@ -32,7 +45,10 @@ __all__ = [
     "Traffic",
     "TrafficRoom",
     "Watch",
+    "Wish",
+    "catalogue_of",
     "check_model",
     "deploy",
     "is_failure",
+    "release_name",
 ]

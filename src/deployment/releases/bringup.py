@@ -9,9 +9,11 @@ from typing import Self
 import structlog
 
 from deployment.engines import EnginePool, NodeView, RunningEngine, launch
-from deployment.errors import EngineUnavailable, RamseyError
+from deployment.errors import DatabaseUnavailable, DiskFull, EngineUnavailable, RamseyError
 from deployment.ollama_client import OllamaClient
+from deployment.releases.catalogue import SETTINGS_ACTOR, CannotKeep, CatalogueEntry, CatalogueRoom
 from deployment.releases.deploy import deploy, release_of
+from deployment.releases.mending import Mender, belonging
 from deployment.releases.model import Release
 from deployment.releases.traffic import SETTINGS, Split, Traffic, TrafficSync
 from deployment.settings import Settings
@@ -30,11 +32,17 @@ class BringUp:
     rollout has set the traffic, that wins over the settings.
     """
 
-    def __init__(self, settings: Settings, pool: EnginePool, traffic: Traffic, sync: TrafficSync) -> None:
+    def __init__(
+        self, settings: Settings, pool: EnginePool, traffic: Traffic, sync: TrafficSync, room: CatalogueRoom
+    ) -> None:
         self._settings, self._pool, self._traffic, self._sync = settings, pool, traffic, sync
+        self._room = room
+        self._mender = Mender(room, traffic, sync, pool)
         self.problem: str | None = "The engine is starting."
         self._engine: RunningEngine | None = None
         self._pool_started = False
+        self._unkept = False
+        """The settings' release comes straight from its file, or is one that nodes hold already."""
         self._digests: dict[str, set[str]] = {}
         self._refused: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
@@ -52,6 +60,7 @@ class BringUp:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        await self._mender.close()
         await self._pool.close()
         if self._engine:
             await self._engine.stop()
@@ -83,36 +92,82 @@ class BringUp:
             raise EngineUnavailable("There is no node in the pool.")
         split = self._traffic.split(settings.model.name)
         if split is not None and split.set_by != SETTINGS:
-            await self._keep_to(split, nodes)
+            await self._keep_to(split)
             return
-        for release in await self._deploy_to(nodes):
+        entry = await self._adopted()
+        for release in {entry.name} if entry is not None else await self._deploy_to(nodes):
+            if entry is not None:
+                await self._mender.bring(release, nodes)
+                await self._expect(release)
             await self._sync.seed(settings.model.name, release)
             _log.info("serving", release=release)
+        if entry is not None:
+            await self._prune()
 
-    async def _keep_to(self, split: Split, nodes: list[NodeView]) -> None:
-        """Serve as somebody has decided; the settings' release comes onto the nodes only if it is a part of that."""
-        releases = list(split.releases)
-        _log.info("the traffic is not the settings'", set_by=split.set_by, reason=split.reason, releases=releases)
+    async def _keep_to(self, split: Split) -> None:
+        """Serve as somebody has decided; the settings' release is kept, and has what traffic it was given."""
+        _log.info("the traffic is not the settings'", set_by=split.set_by, reason=split.reason, releases=split.releases)
         self._sync.on_change()
         await self._pool.check()
-        name = await self._settings_release(nodes)
-        if name in releases:
-            await self._deploy_to(nodes)
-        elif name is not None:
+        try:
+            name = await self._settings_release()
+        except RamseyError as error:
+            _log.warning("the settings' release is left out", reason=error.message)
+            name = None
+        if name is not None and name not in split.releases:
             _log.warning("the settings' release is not served", release=name, hint="ramsey deploy gives it traffic.")
+        elif name is not None and self._unkept:
+            await self._deploy_to(self._pool.view())
+        with contextlib.suppress(DatabaseUnavailable):  # nodes serve what they hold
+            await self._mender.mend()
+            for share in split.shares:
+                if share.weight > 0 and await self._room.catalogue.find(share.release) is not None:
+                    await self._mender.bring(share.release, belonging(self._pool.view(), share.nodes))
 
-    async def _settings_release(self, nodes: list[NodeView]) -> str | None:
-        """What the settings' Modelfile would be called; None where no node can say."""
-        for node in nodes:
+    async def _settings_release(self) -> str | None:
+        """What the settings' Modelfile is called, kept if it can be; None where no node can say."""
+        if (entry := await self._adopted()) is not None:
+            return entry.name
+        for node in self._pool.view():
             with contextlib.suppress(RamseyError):
                 async with OllamaClient(node.url, self._settings.model.name) as client:
                     return await release_of(client, self._settings)
         return None
 
+    async def _adopted(self) -> CatalogueEntry | None:
+        """The settings' release as the catalogue keeps it; None where it cannot: then it comes straight from its file.
+
+        A disk or database that fails must not keep a model from being served that the nodes could serve.
+        """
+        try:
+            entry = await self._room.catalogue.adopt()
+        except (DatabaseUnavailable, DiskFull, CannotKeep) as error:
+            if not self._unkept:
+                _log.error("the settings' release is not kept", reason=error.message, hint=error.hint)
+            self._unkept = True
+            return None
+        self._unkept = entry is None
+        return entry
+
+    async def _expect(self, release: str) -> None:
+        """A release that has no traffic yet is to be warm when it gets some."""
+        self._pool.expect(self._traffic.expected() | {release: self._traffic.digest(release)}, self._traffic.places())
+        await self._pool.check()
+
+    async def _prune(self) -> None:
+        try:
+            await self._room.prune(SETTINGS_ACTOR)
+        except RamseyError as error:
+            _log.warning("old releases stay on the nodes", reason=error.message)
+
     async def _mend(self) -> None:
-        """Give the release to nodes that came late or lost it."""
+        """Give releases to nodes that came late or lost them."""
         while True:
             await asyncio.sleep(_MEND_S)
+            if self._unkept:
+                with contextlib.suppress(RamseyError):
+                    await self._adopted()
+            await self._mender.mend()
             own = self._digests.keys() & self._traffic.expected().keys()
             if nodes := [node for node in self._pool.view() if lacks_a_release(node, own)]:
                 with contextlib.suppress(RamseyError):  # it was logged; next time again

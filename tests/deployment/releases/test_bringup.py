@@ -1,6 +1,7 @@
 """The release comes onto every node: at the start, onto late ones, and again where it was lost."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -9,9 +10,12 @@ from tests.support.fake_node import FakeNode
 from tests.support.serving import serving
 from tests.support.stack import ROOT
 
+from deployment.access import LOCAL_OPERATOR
 from deployment.engines import NodeState, NodeView, ReleaseView
 from deployment.releases import bringup
 from deployment.releases.bringup import lacks_a_release
+from deployment.releases.catalogue import Wish
+from deployment.releases.traffic import Share
 
 RELEASE = "ramsey-model:v1.1"
 MODEL = {"modelfile": str(ROOT / "models/ollama/Modelfile"), "release": None}
@@ -61,8 +65,101 @@ async def test_late_and_emptied_nodes_get_the_release(tmp_path: Path, monkeypatc
         assert answer.status_code == 200
 
 
+async def test_a_late_node_gets_all_that_has_traffic_or_is_kept_warm_before_it_takes_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bringup, "_MEND_S", 0.1)
+    async with (
+        FakeNode(models=(), slots=1) as first,
+        FakeNode(models=(), slots=4) as late,
+        serving(first.url, model=MODEL, pool={"health_interval": 0.2}, data_dir=str(tmp_path)) as (url, services),
+        httpx.AsyncClient(base_url=url, timeout=20) as http,
+    ):
+        catalogue, sync = services.releases.catalogue, services.traffic_room
+        old = await catalogue.create(
+            ROOT / "models/ollama/Modelfile.v1.0", Wish("ramsey-model", "v1.0"), LOCAL_OPERATOR
+        )
+        assert (await services.releases.place(old.name, services.pool.view()))["engine"].ok
+        before = await sync.service.get("ramsey-model")
+        warm = replace(before, shares=(*before.shares, Share(old.name, 0.0)))
+        await sync.service.set(warm, LOCAL_OPERATOR)
+        late.fail("hang", path="/api/create", times=1)  # it stays without for a while
+        await http.post("/admin/nodes", json={"name": "late", "url": late.url, "slots": 4})
+        async with asyncio.timeout(20):
+            while not services.releases.distribution.doing():
+                await asyncio.sleep(0.01)
+            answers = await asyncio.gather(*(http.post("/generate", json={"prompt": f"{n}?"}) for n in range(20)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert late.requests["/api/generate"] + late.requests["/api/chat"] == 0
+        await services.releases.distribution.close()  # as after a restart: what hung is begun anew
+        async with asyncio.timeout(20):
+            while {RELEASE, old.name} - set(late.store.models):
+                await asyncio.sleep(0.02)
+            while late.requests["/api/generate"] + late.requests["/api/chat"] < 3:
+                answers = await asyncio.gather(*(http.post("/generate", json={"prompt": f"{n}!"}) for n in range(8)))
+                assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_a_release_comes_only_onto_the_nodes_with_its_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bringup, "_MEND_S", 0.1)
+    async with FakeNode(models=()) as blue, FakeNode(models=()) as green:
+        nodes = [
+            {"name": "blue", "url": blue.url, "labels": {"colour": "blue"}},
+            {"name": "green", "url": green.url, "labels": {"colour": "green"}},
+        ]
+        pool = {"health_interval": 0.2, "nodes": nodes}
+        async with serving(blue.url, model=MODEL, pool=pool, data_dir=str(tmp_path)) as (_, services):
+            room, service = services.releases, services.traffic_room.service
+            path = ROOT / "models/ollama/Modelfile.v1.0"
+            old = await room.catalogue.create(path, Wish("ramsey-model", "v1.0"), LOCAL_OPERATOR)
+            before = await service.get("ramsey-model")
+            await service.set(
+                replace(before, shares=(*before.shares, Share(old.name, 0.0, {"colour": "green"}))), LOCAL_OPERATOR
+            )
+            async with asyncio.timeout(20):
+                while old.name not in green.store.models:
+                    await asyncio.sleep(0.02)
+            assert old.name not in blue.store.models
+
+
+async def test_the_settings_modelfile_becomes_a_release_and_old_ones_leave_the_nodes(tmp_path: Path) -> None:
+    async with FakeNode(models=()) as node:
+        settings = {"model": MODEL, "data_dir": str(tmp_path), "releases": {"keep": 1}}
+        older = MODEL | {"modelfile": str(ROOT / "models/ollama/Modelfile.v1.0")}
+        async with serving(node.url, **settings | {"model": older}) as (_, services):
+            assert services.traffic.table == {"ramsey-model": "ramsey-model:v1.0"}
+        async with serving(node.url, **settings) as (_, services):
+            async with asyncio.timeout(20):
+                while "ramsey-model:v1.0" in node.store.models:
+                    await asyncio.sleep(0.02)
+            assert services.traffic.table == {"ramsey-model": RELEASE}
+            new, old = await services.releases.catalogue.list()
+            assert (new.name, new.created_by, new.pruned_at) == (RELEASE, "settings", None)
+            assert old.pruned_at is not None
+            assert new.digest == node.store.models[RELEASE].digest
+
+
+async def test_a_folder_that_cannot_be_written_keeps_nobody_from_serving(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    async with (
+        FakeNode(models=()) as node,
+        serving(node.url, model=MODEL, data_dir=str(tmp_path), releases={"folder": str(tmp_path / "file" / "x")}) as (
+            _,
+            services,
+        ),
+    ):
+        assert services.traffic.table == {"ramsey-model": RELEASE}
+        assert RELEASE in node.store.models
+        assert await services.releases.catalogue.list() == []
+
+
 async def test_before_there_is_traffic_the_answer_is_503_so_that_another_gateway_is_asked(tmp_path: Path) -> None:
     async with FakeNode() as node, serving(node.url, data_dir=str(tmp_path)) as (url, services):
+        async with asyncio.timeout(20):
+            while services.bring_up.problem is not None:  # else it writes the table once more
+                await asyncio.sleep(0.01)
         services.traffic.swap([], services.traffic.version)
         async with httpx.AsyncClient(base_url=url) as http:
             answer = await http.post("/generate", json={"prompt": "Hello"})

@@ -32,6 +32,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PARTIAL = ".partial-"
 
 
+class CannotKeep(ConfigurationError):
+    """The folder cannot be written, or a file not be read."""
+
+
 class Artefacts:
     """Files in one folder, which several gateways may share. Nothing is made before the first is kept."""
 
@@ -167,14 +171,14 @@ class Artefacts:
             f"The file is larger than {told_bytes(self._max_bytes)}.", hint="Raise releases.max_bytes."
         )
 
-    def _told(self, error: OSError, source: Path | None) -> ConfigurationError | DiskFull:
+    def _told(self, error: OSError, source: Path | None) -> CannotKeep | DiskFull:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             return DiskFull(
                 f"The disk of {self._folder} is full.",
                 hint="Free some space there (ramsey release delete), or set releases.folder to a larger disk.",
             )
         where = error.filename or source or self._folder
-        return ConfigurationError(
+        return CannotKeep(
             f"Cannot keep the weights: {where}: {error.strerror or error}.",
             hint="Mend its rights, or set releases.folder.",
         )

@@ -109,7 +109,13 @@ class Distribution:
                 f"{entry.name} was deleted on {entry.deleted_at:%Y-%m-%d %H:%M} UTC: its weights are gone.",
                 hint="Create it again from the same Modelfile, with the same version.",
             )
-        reports = await asyncio.gather(*(asyncio.shield(self._work(entry, node)) for node in nodes))
+        works = {node.name: self._work(entry, node) for node in nodes}
+        if works:
+            await asyncio.wait(works.values())  # unlike gather, it leaves them alone when the caller goes
+        reports = [
+            NodeReport(name, False, problem="It was given up.") if work.cancelled() else work.result()
+            for name, work in works.items()
+        ]
         if entry.pruned_at is not None and any(report.ok for report in reports):
             await self._catalogue.note_pruned(entry.name, None)
         return {report.node: report for report in reports}

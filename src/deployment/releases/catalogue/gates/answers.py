@@ -1,13 +1,13 @@
 """The gate that looks at answers: the evaluation set, against a floor and against the current release."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from deployment.releases.catalogue.evaluation import Evaluation, Question, digest_of
 from deployment.releases.catalogue.gates.model import GateContext, GateResult
 
 Evaluate = Callable[[str, Sequence[Question]], Awaitable[Evaluation]]
-Scores = Callable[[str], Awaitable[dict[str, Any] | None]]
+Scores = Callable[[str], Awaitable[Mapping[str, Any] | None]]
 
 
 class EvaluationGate:
