@@ -5,12 +5,12 @@ from deployment.access.authentication import Authenticator
 from deployment.access.grants import KeyWish
 from deployment.access.keys import NewKey, generate_key, key_sha256
 from deployment.access.limits import LimitFact, LimitReached, Limits, Reservation, Sizes, ratelimit_headers
-from deployment.access.local import local_admin
+from deployment.access.local import LocalCaller, local_admin
 from deployment.access.model import KeyRecord, Principal, Role, Tenant
 from deployment.access.permissions import BUILT_IN_ROLES, Permission
 from deployment.access.required import require_authentication
 from deployment.access.room import Access
-from deployment.access.routes import AdminRoute, Needs, declared_permission
+from deployment.access.routes import AdminRoute, Callers, Needs, declared_permission
 from deployment.access.service import LOCAL_OPERATOR, AccessService, CreatedKey
 from deployment.access.store import record_acts
 
@@ -22,12 +22,14 @@ __all__ = [
     "Act",
     "AdminRoute",
     "Authenticator",
+    "Callers",
     "CreatedKey",
     "KeyRecord",
     "KeyWish",
     "LimitFact",
     "LimitReached",
     "Limits",
+    "LocalCaller",
     "Needs",
     "NewKey",
     "Permission",

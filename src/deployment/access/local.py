@@ -31,7 +31,7 @@ async def local_admin(settings: Settings, clock: Clock) -> AsyncIterator[FastAPI
     try:
         await database.upgrade()
         service = AccessService(AccessStore(database), AuditStore(database), clock, _nobody_to_tell)
-        caller = _LocalCaller()
+        caller = LocalCaller()
         router = admin_routes(service, caller)
         add_audit_routes(router, service, caller)
         app = FastAPI()
@@ -41,10 +41,11 @@ async def local_admin(settings: Settings, clock: Clock) -> AsyncIterator[FastAPI
         await database.close()
 
 
-class _LocalCaller:
+class LocalCaller:
     """Whoever may open the database could do anything anyway; the record names the user of this machine."""
 
     def authenticate(self, _scope: Mapping[str, Any]) -> Principal:
+        """The local operator, by the name of the machine's user."""
         try:
             user = pwd.getpwuid(os.getuid()).pw_name
         except KeyError:  # a container may run as a number that has no name

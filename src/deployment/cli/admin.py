@@ -1,6 +1,7 @@
 """Whom administrative verbs ask: a gateway with the caller's key, else this machine's own database."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
@@ -97,11 +98,13 @@ class LocalAdmin:
         from deployment.secret_store import looked_up
 
         async with local_admin(looked_up(self._settings), SystemClock()) as app:
-            content = await _called(app, method, path, body)
+            content = await called(app, method, path, body)
         return json.loads(content) if content else None
 
 
-async def _called(app: "FastAPI", method: str, path: str, body: bytes) -> bytes:
+async def called(
+    app: "FastAPI", method: str, path: str, body: bytes, told: Callable[[bytes], None] = lambda _: None
+) -> bytes:
     """What the application answers, without a socket between. Its errors are raised here."""
     parts = urlsplit(path)
     scope = {
@@ -126,6 +129,7 @@ async def _called(app: "FastAPI", method: str, path: str, body: bytes) -> bytes:
     async def send(message: Any) -> None:
         nonlocal content
         content += message.get("body", b"")
+        told(message.get("body", b""))
 
     await app(scope, receive, send)
     return content

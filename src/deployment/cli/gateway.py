@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 from deployment.errors import ConfigurationError, EngineUnavailable, RamseyError, StreamIncomplete
@@ -86,6 +86,11 @@ class Gateway:
         with self._asked("PUT", path, body) as response:
             return _object(response)
 
+    def send(self, path: str, file: BinaryIO, size: int) -> dict[str, Any]:
+        """The answer to a file of `size` bytes, put at `path`."""
+        with self._asked("PUT", path, file, size=size) as response:
+            return _object(response)
+
     def delete(self, path: str) -> None:
         """Delete what is at `path`."""
         with self._asked("DELETE", path, None) as response:
@@ -110,7 +115,13 @@ class Gateway:
 
     @contextmanager
     def _asked(
-        self, method: str, path: str, body: dict[str, Any] | None, *, checked: bool = True
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | BinaryIO | None,
+        *,
+        checked: bool = True,
+        size: int | None = None,
     ) -> Iterator[HTTPResponse]:
         parts = urlsplit(self.url)
         host = parts.hostname or ""
@@ -119,11 +130,13 @@ class Gateway:
             connection = HTTPSConnection(host, parts.port, timeout=self._timeout_s, context=_trust(self._certificate))
         else:
             connection = HTTPConnection(host, parts.port, timeout=self._timeout_s)
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        headers = {"Content-Type": "application/json"} if isinstance(body, dict) else {}
+        if size is not None:
+            headers |= {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
         try:
-            connection.request(method, self._base + path, json.dumps(body) if body is not None else None, headers)
+            connection.request(method, self._base + path, json.dumps(body) if isinstance(body, dict) else body, headers)
             response = connection.getresponse()
             if checked and response.status >= 400:
                 raise _told(_object(response))

@@ -11,6 +11,7 @@ from deployment.releases.catalogue import (
     release_name,
 )
 from deployment.releases.deploy import check_model, deploy
+from deployment.releases.local import LocalReleases, local_releases
 from deployment.releases.model import Release
 from deployment.releases.traffic import (
     PIN_HEADER,
@@ -36,6 +37,7 @@ __all__ = [
     "CatalogueEntry",
     "CatalogueRoom",
     "Choice",
+    "LocalReleases",
     "MainAnswer",
     "RecentAnswers",
     "Recorder",
@@ -50,5 +52,6 @@ __all__ = [
     "check_model",
     "deploy",
     "is_failure",
+    "local_releases",
     "release_name",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from deployment.access import Authenticator, Principal
+from deployment.access import Callers, Principal
 from deployment.clock import Clock
 from deployment.database import Database
 from deployment.engines import EnginePool, NodeView
@@ -68,7 +68,7 @@ class CatalogueRoom:
         database: Database,
         pool: EnginePool,
         traffic: Traffic,
-        authenticator: Authenticator,
+        authenticator: Callers,
         clock: Clock,
     ) -> None:
         self._settings, self._pool, self._traffic, self._clock = settings, pool, traffic, clock

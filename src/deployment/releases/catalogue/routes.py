@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
-from deployment.access import AdminRoute, Authenticator, Needs, Permission, Principal
+from deployment.access import AdminRoute, Callers, Needs, Permission, Principal
 from deployment.errors import RamseyError
 from deployment.releases.catalogue.evaluation import MOST_BYTES, parse_questions
 from deployment.releases.catalogue.model import CatalogueEntry, release_name
@@ -125,7 +125,7 @@ class ReleaseDetail(ReleaseOut):
     modelfile: str = Field(description="With digests in place of paths.")
 
 
-def catalogue_routes(room: "CatalogueRoom", settings: Settings, authenticator: Authenticator) -> APIRouter:
+def catalogue_routes(room: "CatalogueRoom", settings: Settings, authenticator: Callers) -> APIRouter:
     """`/admin/releases`."""
     router = APIRouter(prefix="/admin/releases", tags=["releases"], route_class=AdminRoute)
     reader = Annotated[Principal, Depends(Needs(Permission.RELEASES_READ, authenticator))]

@@ -79,18 +79,13 @@ class Catalogue:
     ) -> CatalogueEntry:
         """As `create`, of a text; `files` are the SHA-256 of what FROM and ADAPTER name, uploaded before."""
         _check(wish)
-        modelfile = modelfiles.parse(text)
-        named = [modelfile.from_, *modelfile.adapters]
-        for name in named:
-            if name not in files:
-                raise InvalidRequest(
-                    f"The Modelfile names {name[:200]}, whose digest is not among the files.",
-                    hint="Upload it first; a release is made of files, never of another model's name.",
-                    param="files",
-                )
-            if not await asyncio.to_thread(self.artefacts.has, files[name]):
-                raise NotFound(f"The file {files[name][:12]} ({name[:200]}) was not uploaded.", hint="Upload it first.")
-        return await self._add(modelfile, {name: files[name] for name in named}, wish, actor)
+        try:
+            modelfile = modelfiles.parse(text)
+            named = [modelfile.from_, *modelfile.adapters]
+            await self._see_uploaded(named, files)
+            return await self._add(modelfile, {name: files[name] for name in named}, wish, actor)
+        except ConfigurationError as error:  # here it is the caller's
+            raise InvalidRequest(error.message, hint=error.hint) from None
 
     async def adopt(self) -> CatalogueEntry | None:
         """The release that the settings' Modelfile describes, made where there is none yet.
@@ -175,6 +170,17 @@ class Catalogue:
         return len(await asyncio.to_thread(self.artefacts.sweep, await self._wanted(), before))
 
     # --- within -----------------------------------------------------------------------------------------------
+
+    async def _see_uploaded(self, named: Iterable[str], files: Mapping[str, str]) -> None:
+        for name in named:
+            if name not in files:
+                raise InvalidRequest(
+                    f"The Modelfile names {name[:200]}, whose digest is not among the files.",
+                    hint="Upload it first; a release is made of files, never of another model's name.",
+                    param="files",
+                )
+            if not await asyncio.to_thread(self.artefacts.has, files[name]):
+                raise NotFound(f"The file {files[name][:12]} ({name[:200]}) was not uploaded.", hint="Upload it first.")
 
     async def _add(
         self, modelfile: Modelfile, digests: Mapping[str, str], wish: Wish, actor: Principal
