@@ -132,6 +132,11 @@ class Database:
                 f"{getattr(error, 'orig', None) or error}."
             ) from error
         except sa.exc.DBAPIError as error:
+            if self.is_sqlite and type(error) is sa.exc.DatabaseError:  # SQLite's word for what it cannot make sense of
+                raise DatabaseUnavailable(
+                    f"The database file {self.url.database} is damaged: {error.orig}.",
+                    hint="Stop Ramsey, and put a backup in its place, or move it away to begin anew.",
+                ) from error
             if not error.connection_invalidated:
                 raise
             raise DatabaseUnavailable("The connection to the database broke.") from error

@@ -220,6 +220,20 @@ async def test_another_process_cannot_take_the_log_away_from_under_us(tmp_path: 
     await database.close()
 
 
+@pytest.mark.parametrize("begin", [0, 2000])
+async def test_a_damaged_file_is_told(tmp_path: Path, begin: int) -> None:
+    file = tmp_path / "ramsey.db"
+    database = Database(f"sqlite:///{file}")
+    await database.upgrade()
+    await database.close()
+    file.write_bytes(file.read_bytes()[:begin] + b"\xff" * 60_000)
+    database = Database(f"sqlite:///{file}")
+    with pytest.raises(DatabaseUnavailable, match=r"ramsey\.db is damaged: ") as told:
+        await database.upgrade()
+    assert "backup" in (told.value.hint or "")
+    await database.close()
+
+
 async def test_an_unreachable_database_says_so_without_its_password() -> None:
     database = Database("postgresql://ramsey:hunter2@127.0.0.1:1/ramsey")
     with pytest.raises(DatabaseUnavailable) as caught:

@@ -2,6 +2,7 @@
 
 import contextlib
 import select
+import shutil
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from deployment.cli.context import Url, gateway_of, settings_of
 from deployment.cli.gateway import Gateway
+from deployment.cli.wrapping import WordWrap
 from deployment.errors import RamseyError
 
 _HELP = """\
@@ -127,19 +129,22 @@ def _obey(talk: Conversation, said: str) -> None:
 
 def _show_answer(talk: Conversation, said: str) -> None:
     answer = talk.answer(said)
+    wrap = WordWrap(shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
     try:
         for text in answer:
             if not text:
                 typer.secho(
                     "(The conversation is longer than the model's context: its beginning is forgotten.)", dim=True
                 )
-            typer.echo(text, nl=False)
+            typer.echo(wrap.feed(text) if wrap else text, nl=False)
             sys.stdout.flush()
-        typer.echo("\n")
+        typer.echo((wrap.rest() if wrap else "") + "\n")
     except KeyboardInterrupt:
         answer.close()  # closes the connection, which stops the model
+        typer.echo(wrap.rest() if wrap else "", nl=False)
         typer.secho(" (stopped)\n", dim=True)
     except RamseyError as error:
+        typer.echo(wrap.rest() if wrap else "")
         typer.secho(f"{error.message} {error.hint or ''}".strip() + "\n", fg="red", err=True)
 
 

@@ -95,7 +95,7 @@ def parse(schema: type[Body], body: bytes) -> Body:
     except ValidationError as error:
         problem = _plainest(error.errors(include_url=False, include_input=False))
     kind = problem["type"]
-    reason = _PLAINER.get(kind, problem["msg"].removeprefix("Value error, "))
+    reason = _PLAINER.get(kind, problem["msg"].removeprefix("Value error, ").replace(" after validation", ""))
     if kind == "json_invalid":
         detail = str(problem.get("ctx", {}).get("error", ""))
         raise InvalidRequest(f"The body is not valid JSON: {detail}.")
