@@ -81,6 +81,11 @@ class Gateway:
         with self._asked("POST", path, body) as response:
             return _object(response)
 
+    def post_items(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The list that answers `body`."""
+        with self._asked("POST", path, body) as response:
+            return [entry for entry in _read(response, list) if isinstance(entry, dict)]
+
     def put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The answer to `body`, which replaces what is at `path`."""
         with self._asked("PUT", path, body) as response:
@@ -107,7 +112,7 @@ class Gateway:
                 elif name == "data":
                     piece = json.loads(value)
                     if failed:
-                        raise _told(piece)
+                        raise told_error(piece)
                     yield piece
                     if piece.get("done"):
                         return
@@ -139,7 +144,7 @@ class Gateway:
             connection.request(method, self._base + path, json.dumps(body) if isinstance(body, dict) else body, headers)
             response = connection.getresponse()
             if checked and response.status >= 400:
-                raise _told(_object(response))
+                raise told_error(_object(response))
             yield response
         except (ConnectionRefusedError, socket.gaierror):
             raise EngineUnavailable(f"No gateway answers at {self.url}.", hint="Start one: ramsey up") from None
@@ -183,7 +188,7 @@ def _read(response: HTTPResponse, kind: type[_Kind]) -> _Kind:
     return value
 
 
-def _told(body: dict[str, Any]) -> RamseyError:
+def told_error(body: dict[str, Any]) -> RamseyError:
     """The error of a body, as the gateway told it."""
     error = body.get("error")
     if not isinstance(error, dict):

@@ -17,6 +17,7 @@ from deployment.cli import (
     keys,
     models,
     nodes,
+    releases,
     rollouts,
     stack,
     traffic,
@@ -62,6 +63,9 @@ app.add_typer(models.app, name="models")
 app.command()(rollouts.deploy)
 app.command()(rollouts.rollback)
 app.add_typer(rollouts.app, name="rollout")
+app.add_typer(releases.app, name="release")
+app.command("releases")(releases.list_releases)
+app.command()(releases.evaluate)
 app.command()(engine.engine)
 app.command()(doctor.doctor)
 app.add_typer(nodes.app, name="nodes")

@@ -114,6 +114,12 @@ def checked_model(model: str) -> str:
 
 def checked_version(version: str) -> str:
     """The tag of a new release. Raises InvalidRequest, naming what is wrong, for one that must not be used."""
+    if is_reserved(version):
+        raise InvalidRequest(
+            f"{version[:80]} is a version that Ollama keeps for itself: it would send prompts elsewhere.",
+            hint="Choose another, such as v1.1.",
+            param="version",
+        )
     if version != version.lower() and _TAG.fullmatch(version.lower()):
         raise InvalidRequest(
             f"The version {_short(version)} has capital letters, which Ollama folds.",
@@ -123,12 +129,6 @@ def checked_version(version: str) -> str:
     if not _TAG.fullmatch(version):
         raise InvalidRequest(
             f"{_short(version)} cannot be a version.", hint="Write 1 to 80 of a-z, 0-9, _, . and -.", param="version"
-        )
-    if is_reserved(version):
-        raise InvalidRequest(
-            f"{version} is a version that Ollama keeps for itself: it would send prompts elsewhere.",
-            hint="Choose another, such as v1.1.",
-            param="version",
         )
     if version == "latest":
         raise InvalidRequest(
