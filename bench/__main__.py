@@ -8,13 +8,14 @@ from types import ModuleType
 from bench import report
 from bench.lab import Lab, say
 from bench.machine import BENCH, ROOT, cores, describe
-from bench.sections import access, memory, pool, requests, stacks, streams
+from bench.sections import access, faults, memory, pool, requests, stacks, streams
 
 SECTIONS: dict[str, ModuleType] = {
     "requests": requests,
     "streams": streams,
     "memory": memory,
     "pool": pool,
+    "faults": faults,
     "access": access,
     "stacks": stacks,
 }

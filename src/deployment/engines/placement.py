@@ -103,6 +103,8 @@ def decide(candidates: Sequence[Candidate], ask: Ask, policy: Policy, waited_s: 
     free = [c for c in candidates if c.free]
     if not free:
         return Decision(None)
+    if len(candidates) == 1:
+        return Decision(free[0].name)
     if not policy.patient or len(free) == len(candidates):
         return Decision(_best(free, policy.rank(free, ask))[0].name)
     costs = policy.rank(candidates, ask)
