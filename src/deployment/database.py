@@ -31,6 +31,8 @@ metadata = sa.MetaData(
 )
 """Every room's tables, so that a test can hold them against the migrations."""
 
+DATABASE_FILE = "ramsey.db"
+"""In the data directory, where no other database is set."""
 _MIGRATION_LOCK = 0x52414D5345  # "RAMSE"; any number that nobody else locks in this database
 _BUSY_MS = 5000
 
@@ -104,6 +106,16 @@ class Database:
                 await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             await connection.run_sync(migrations.upgrade)
 
+    async def check(self) -> None:
+        """Look whether it answers, and a file is whole. Raises DatabaseUnavailable."""
+        async with self.read() as connection:
+            if not self.is_sqlite:
+                await connection.execute(sa.select(1))
+                return
+            found = (await connection.execute(sa.text("PRAGMA quick_check(1)"))).scalar()
+        if found != "ok":
+            raise self._damaged(str(found))
+
     async def downgrade(self, revision: str) -> None:
         """Take the tables back to a revision; `base` is an empty database. What newer tables hold is lost."""
         async with self.write() as connection:
@@ -120,6 +132,12 @@ class Database:
         before, self.url, self._engine = self._engine, url, _engine(url)
         await before.dispose()
 
+    def _damaged(self, reason: str) -> DatabaseUnavailable:
+        return DatabaseUnavailable(
+            f"The database file {self.url.database} is damaged: {reason}.",
+            hint="Stop Ramsey, and put a backup in its place, or move it away to begin anew.",
+        )
+
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         await self._move()
@@ -133,10 +151,7 @@ class Database:
             ) from error
         except sa.exc.DBAPIError as error:
             if self.is_sqlite and type(error) is sa.exc.DatabaseError:  # SQLite's word for what it cannot make sense of
-                raise DatabaseUnavailable(
-                    f"The database file {self.url.database} is damaged: {error.orig}.",
-                    hint="Stop Ramsey, and put a backup in its place, or move it away to begin anew.",
-                ) from error
+                raise self._damaged(str(error.orig)) from error
             if not error.connection_invalidated:
                 raise
             raise DatabaseUnavailable("The connection to the database broke.") from error
@@ -146,7 +161,7 @@ def database_url(settings: Settings) -> str:
     """Where the state is: `database.url`, else a file in the data directory."""
     if settings.database.url is not None:
         return settings.database.url.get_secret_value()
-    return f"sqlite:///{settings.data_dir.absolute() / 'ramsey.db'}"
+    return f"sqlite:///{settings.data_dir.absolute() / DATABASE_FILE}"
 
 
 def _with_driver(url: str | sa.URL) -> sa.URL:

@@ -12,7 +12,6 @@ import typer
 
 from deployment.cli.context import Url, gateway_of, settings_of
 from deployment.cli.gateway import Gateway
-from deployment.cli.wrapping import WordWrap
 from deployment.errors import RamseyError
 
 _HELP = """\
@@ -128,6 +127,8 @@ def _obey(talk: Conversation, said: str) -> None:
 
 
 def _show_answer(talk: Conversation, said: str) -> None:
+    from deployment.cli.wrapping import WordWrap  # it needs Rich, which costs other verbs their quick start
+
     answer = talk.answer(said)
     wrap = WordWrap(shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
     try:

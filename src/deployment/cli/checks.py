@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from deployment.cli.claim import running
 from deployment.cli.gateway import Gateway, address
 from deployment.clock import SystemClock
+from deployment.database import DATABASE_FILE, Database, database_url
 from deployment.engines import Found, Presence, is_loopback, probe
 from deployment.errors import ConfigurationError, RamseyError
 from deployment.modelfile import load as load_modelfile
@@ -93,6 +94,28 @@ def disk(settings: Settings) -> list[Finding]:
     if free < needed:
         return [Finding("disk", "warning", text, "Free some space, or set RAMSEY_ENGINE__MODELS_DIR to a larger disk.")]
     return [Finding("disk", "ok", text)]
+
+
+def state(settings: Settings) -> list[Finding]:
+    """The database answers; a file is whole."""
+    if settings.database.url is None and not (settings.data_dir / DATABASE_FILE).exists():
+        return []  # nothing has run here yet
+
+    async def look() -> str:
+        database = Database(database_url(settings))
+        try:
+            await database.check()
+        finally:
+            await database.close()
+        url = database.url
+        return (
+            str(url.database) if database.is_sqlite else url.set(drivername=url.get_backend_name()).render_as_string()
+        )
+
+    try:
+        return [Finding("state", "ok", asyncio.run(look()))]
+    except RamseyError as error:
+        return [Finding("state", "wrong", error.message, error.hint or "")]
 
 
 def embedded_engine(settings: Settings) -> list[Finding]:
@@ -230,6 +253,7 @@ def _exposure_of_engine(url: str) -> list[Finding]:
 
 WITH_SETTINGS: tuple[Callable[[Settings], list[Finding]], ...] = (
     disk,
+    state,
     memory,
     embedded_engine,
     model,

@@ -15,8 +15,9 @@ from tests.support.stack import ROOT
 
 from deployment import __version__
 from deployment.access import key_sha256
-from deployment.cli.checks import Finding, embedded_engine, engine, exposure, gateway, version_of
+from deployment.cli.checks import Finding, embedded_engine, engine, exposure, gateway, state, version_of
 from deployment.cli.config import documented, markdown_page, toml_lines
+from deployment.database import DATABASE_FILE, Database, database_url
 from deployment.settings import Settings, describe_variables, load
 
 if TYPE_CHECKING:
@@ -150,6 +151,31 @@ def test_doctor_speaks_of_a_machine_where_nothing_runs(machine: "Machine") -> No
     assert finding.text.endswith("`ramsey up` starts the embedded engine")
     assert states(gateway(settings)) == ["ok"]
     assert states(embedded_engine(settings)) == ["ok"]
+
+
+def test_a_damaged_database_is_wrong(tmp_path: Path) -> None:
+    settings = load(data_dir=tmp_path)
+    assert states(state(settings)) == []  # there is none yet
+    database = Database(database_url(settings))
+
+    async def made() -> None:
+        await database.upgrade()
+        await database.close()
+
+    asyncio.run(made())
+    assert states(state(settings)) == ["ok"]
+    with (tmp_path / DATABASE_FILE).open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 4096)  # a page within: the file opens, and much can still be read
+    (finding,) = state(settings)
+    assert (finding.state, "is damaged: " in finding.text) == ("wrong", True)
+    assert "backup" in finding.mend
+
+
+def test_an_unreachable_database_is_wrong(tmp_path: Path) -> None:
+    (finding,) = state(load(data_dir=tmp_path, database={"url": "postgresql://me:secret@127.0.0.1:1/x"}))
+    assert finding.state == "wrong"
+    assert "secret" not in finding.text
 
 
 async def test_an_old_ollama_is_wrong(machine: "Machine") -> None:
