@@ -11,7 +11,9 @@ from deployment.cli.releases_access import Url, Works, releases_of
 from deployment.errors import RamseyError
 
 app = typer.Typer(
-    help="Create, list, show, distribute, prune and delete releases.", no_args_is_help=True, rich_markup_mode=None
+    help="Create, restore, list, show, distribute, prune and delete releases.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 Name = Annotated[str, typer.Argument(help="v1.1, or ramsey-model:v1.1.", metavar="RELEASE")]
@@ -38,6 +40,24 @@ def create(
         print_json(made)
         return
     phases.say(f"\nNext: ramsey deploy {made['version']}")
+
+
+@app.command()
+def restore(
+    context: typer.Context,
+    modelfile: Annotated[Path, typer.Argument(help="The Modelfile that the release was made of.", metavar="MODELFILE")],
+    version: Annotated[str | None, typer.Option(help="The release's; by default the weights' own.")] = None,
+    model: Model = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Give the weights of a release once more: to a gateway that lacks them, or over corrupt ones."""
+    phases = Phases(silent=as_json)
+    with phases.phase("Restore") as phase:
+        made = releases_of(context, url).create(modelfile, model, version, again=True)
+        phase.detail = f"{made['name']}, sha256 {made['weights_sha256'][:12]}"
+    if as_json:
+        print_json(made)
 
 
 @app.command("list")

@@ -32,7 +32,9 @@ _Result = TypeVar("_Result")
 class Works(Protocol):
     """Releases, wherever they are asked."""
 
-    def create(self, path: Path, model: str | None, version: str | None, notes: str) -> Piece:
+    def create(
+        self, path: Path, model: str | None, version: str | None, notes: str = "", *, again: bool = False
+    ) -> Piece:
         """Keep a release of the Modelfile at `path`."""
         ...
 
@@ -84,7 +86,9 @@ class OverGateway:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    def create(self, path: Path, model: str | None, version: str | None, notes: str) -> Piece:
+    def create(
+        self, path: Path, model: str | None, version: str | None, notes: str = "", *, again: bool = False
+    ) -> Piece:
         """Upload the files that the gateway lacks, then make the release of them."""
         import hashlib
         from dataclasses import replace
@@ -104,7 +108,7 @@ class OverGateway:
             with file.open("rb") as content:
                 sha256 = hashlib.file_digest(content, "sha256").hexdigest()
                 names[str(file)] = sha256
-                if not self._gateway.get(f"/admin/releases/blobs/{sha256}")["present"]:
+                if again or not self._gateway.get(f"/admin/releases/blobs/{sha256}")["present"]:
                     content.seek(0)
                     self._gateway.send(f"/admin/releases/blobs/{sha256}", content, file.stat().st_size)
         text = modelfiles.render(
@@ -115,8 +119,8 @@ class OverGateway:
             )
         )
         files = {f"sha256:{sha256}": sha256 for sha256 in names.values()}
-        body = {"model": model, "version": version, "notes": notes, "modelfile": text, "files": files}
-        return self._gateway.post("/admin/releases", body)
+        body = {"model": model, "version": version, "notes": notes, "again": again}
+        return self._gateway.post("/admin/releases", body | {"modelfile": text, "files": files})
 
     def get(self, path: str) -> Piece:
         """The object at `path`."""
@@ -148,12 +152,14 @@ class OnThisMachine:
     def __init__(self, settings: "Settings", *, nodes: bool) -> None:
         self._settings, self._nodes = settings, nodes
 
-    def create(self, path: Path, model: str | None, version: str | None, notes: str) -> Piece:
+    def create(
+        self, path: Path, model: str | None, version: str | None, notes: str = "", *, again: bool = False
+    ) -> Piece:
         """Keep a release of the Modelfile at `path`."""
         from deployment.releases import Wish
 
         async def work(local: "LocalReleases") -> Piece:
-            wish = Wish(model or self._settings.model.name, version, notes)
+            wish = Wish(model or self._settings.model.name, version, notes, again)
             made = await local.room.catalogue.create(path, wish, local.operator)
             return dict(await self._ask(local, "GET", f"/admin/releases/{made.name}"))
 

@@ -22,6 +22,10 @@ def test_a_release_is_kept_without_a_gateway_and_once(machine: "Machine", tmp_pa
     assert "Next: ramsey deploy v1.0" in made.stdout
     again = machine.ramsey("release", "create", str(MODELS / "Modelfile"), "--version", "v1.0")
     assert (again.returncode, "ramsey-model:v1.0 was created 20" in again.stderr) == (1, True)
+    (kept,) = (machine.data_dir / "releases").glob("*.gguf")
+    kept.unlink()
+    restored = machine.ramsey("release", "restore", str(MODELS / "Modelfile.v1.0"))
+    assert (restored.returncode, kept.is_file()) == (0, True), restored.stderr
     (one,) = json.loads(machine.ramsey("releases", "--json").stdout)
     assert (one["name"], one["notes"], one["traffic"]) == ("ramsey-model:v1.0", "early [red]", None)
     assert "ramsey-model:v1.0" in machine.ramsey("release", "list").stdout

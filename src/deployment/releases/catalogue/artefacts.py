@@ -65,14 +65,14 @@ class Artefacts:
         except FileNotFoundError:
             raise NotFound(
                 f"The weights of {what} are not kept here ({path} is missing).",
-                hint="Create it again from its Modelfile, or let the gateways share releases.folder.",
+                hint="Give them again (ramsey release restore MODELFILE), or let the gateways share releases.folder.",
             ) from None
         except OSError as error:
             raise ConfigurationError(f"Cannot read {path}: {error.strerror or error}.") from None
         if actual != sha256:
             raise ConfigurationError(
                 f"The kept weights of {what} are corrupt: {path} has the SHA-256 {actual[:12]}, not {sha256[:12]}.",
-                hint="Give the same weights again (ramsey release restore, or a restart where the settings name them).",
+                hint="Give them again: ramsey release restore MODELFILE.",
             )
         return path
 

@@ -39,6 +39,7 @@ class ReleaseIn(_Body):
     model: str | None = Field(None, max_length=80, description="By default the gateway's own.")
     version: str | None = Field(None, max_length=80, examples=["v1.1"], description="By default the weights' own.")
     notes: str = Field("", max_length=2000)
+    again: bool = Field(False, description="The very same release may be there: only its files are given once more.")
     modelfile: str = Field(max_length=1024 * 1024, description="The Modelfile's text.")
     files: dict[Annotated[str, Field(max_length=4096)], _Sha256] = Field(
         max_length=17, description="SHA-256 of each file that FROM and ADAPTER name, by what stands there."
@@ -143,7 +144,7 @@ def catalogue_routes(room: "CatalogueRoom", settings: Settings, authenticator: C
     @router.post("", status_code=201, summary="Create a release")
     async def create_release(caller: writer, body: ReleaseIn) -> ReleaseDetail:
         """It exists once and never changes. 409 for a version that there is."""
-        wish = Wish(body.model or settings.model.name, body.version, body.notes)
+        wish = Wish(body.model or settings.model.name, body.version, body.notes, body.again)
         return _detail(await room.catalogue.create_uploaded(body.modelfile, body.files, wish, caller), room)
 
     @router.get("/{name}", summary="Show a release")

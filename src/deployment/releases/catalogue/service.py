@@ -43,6 +43,8 @@ class Wish:
     model: str
     version: str | None = None
     notes: str = ""
+    again: bool = False
+    """The very same release may be there already: its weights are given once more, where they are lost or corrupt."""
 
 
 class Catalogue:
@@ -67,7 +69,7 @@ class Catalogue:
         _check(wish)
         modelfile = await asyncio.to_thread(modelfiles.load, path)
         files = await asyncio.to_thread(_files_of, modelfile)
-        if wish.version is not None:  # before gigabytes are copied
+        if wish.version is not None and not wish.again:  # before gigabytes are copied
             await self._refuse_taken(f"{wish.model}:{wish.version}")
         digests = {
             str(file): await asyncio.to_thread(self.artefacts.keep, file, progress) for file in dict.fromkeys(files)
@@ -189,7 +191,7 @@ class Catalogue:
         header = await asyncio.to_thread(read_metadata, self.artefacts.path(weights))
         recipe = Recipe(modelfile, weights, tuple(digests[each] for each in modelfile.adapters), header)
         tag = checked_version(release_tag(recipe, wish.version))
-        return await self._put(recipe, f"{wish.model}:{tag}", wish.notes, actor)
+        return await self._put(recipe, f"{wish.model}:{tag}", wish.notes, actor, again=wish.again)
 
     async def _put(
         self, recipe: Recipe, name: str, notes: str, actor: Principal, *, again: bool = False

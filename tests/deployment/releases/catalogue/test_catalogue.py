@@ -173,6 +173,17 @@ async def test_kept_weights_that_rot_are_found_and_mended_by_the_same_bytes(cata
         catalogue.artefacts.verified(V11, made.name)
 
 
+async def test_a_release_is_restored_from_the_same_files_and_from_no_others(catalogue: Catalogue, folder: Path) -> None:
+    made = await create(catalogue, folder)
+    catalogue.artefacts.path(V11).unlink()
+    again = Wish(MODEL, "v1.1", again=True)
+    assert await catalogue.create(folder / "Modelfile", again, LOCAL_OPERATOR) == made
+    assert catalogue.artefacts.has(V11)
+    edit(folder, "theory.", "chess.")
+    with pytest.raises(Conflict, match="never changes"):
+        await catalogue.create(folder / "Modelfile", again, LOCAL_OPERATOR)
+
+
 async def test_a_disk_without_room_is_told_before_and_while_writing(
     catalogue: Catalogue, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
