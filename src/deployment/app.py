@@ -40,8 +40,7 @@ from deployment.gateway.cache import Answers, MemoryStore, RedisStore, SemanticI
 from deployment.gateway.listener import TrustedProxies, fixed_headers, listen, server_config
 from deployment.gateway.pages import add_pages
 from deployment.releases import BLOBS, BringUp, CatalogueRoom, Traffic, TrafficRoom
-from deployment.releases.rollout import Releases, Rollouts
-from deployment.releases.rollout.held import HeldOnNodes
+from deployment.releases.rollout import FromCatalogue, Rollouts
 from deployment.secret_store import SecretStore
 from deployment.settings import Profile, Settings, environment
 from deployment.telemetry import Metrics, configure_logging
@@ -90,8 +89,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Services:
     traffic = room.traffic
     catalogue = CatalogueRoom(settings, database, pool, traffic, access.authenticator, clock)
     gateway = Gateway(settings, pool, answers, access.authenticator, access.limits, room, metrics, clock)
-    held = HeldOnNodes(pool)
-    releases = Releases(held, held, held, held)
+    releases = FromCatalogue(catalogue, pool, clock)
     rollouts = Rollouts(settings, database, room.sync, pool.view, releases, metrics.registry, clock)
     return Services(
         settings,

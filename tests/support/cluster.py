@@ -123,10 +123,17 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    folder: Path, *, gateways: int = 2, nodes: int = 2, database: str | None = None, **variables: str
+    folder: Path,
+    *,
+    gateways: int = 2,
+    nodes: int = 2,
+    database: str | None = None,
+    token_delay_s: float = 0.0,
+    seed: int = 0,
+    **variables: str,
 ) -> AsyncIterator[Cluster]:
     """Nodes that hold two releases, and gateways before them; without a database's URL each has an own file."""
-    fakes = [_node() for _ in range(nodes)]
+    fakes = [_node(token_delay_s, seed + number) for number in range(nodes)]
     listed = [
         {"name": f"n{number}", "url": node.url, "labels": {"number": str(number)}} for number, node in enumerate(fakes)
     ]
@@ -140,6 +147,7 @@ async def cluster(
             "RAMSEY_MODEL__RELEASE": "v1.1",
             "RAMSEY_POOL__NODES": json.dumps(listed),
             "RAMSEY_POOL__HEALTH_INTERVAL": "0.5",
+            "RAMSEY_ENGINE__NUM_PARALLEL": "64",
             **({"RAMSEY_DATABASE__URL": database} if database else {}),
             **variables,
         }
@@ -161,11 +169,10 @@ async def cluster(
             node.kill()
 
 
-def _node() -> NodeProcess:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.fake_node", "--model", OLD, "--model", NEW, "--slots", "64"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-    )
+def _node(token_delay_s: float, seed: int) -> NodeProcess:
+    options = ["--model", OLD, "--model", NEW, "--slots", "64", "--token-delay-s", str(token_delay_s)]
+    options += ["--seed", str(seed)]
+    command = [sys.executable, "-m", "tests.support.fake_node", *options]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout is not None
     return NodeProcess(json.loads(process.stdout.readline())["url"], process)

@@ -34,7 +34,7 @@ KINDS = {
 @dataclass(slots=True)
 class Fault:
     """One fault. `after` tokens of a stream, or before the first byte; for the next `times` requests
-    (None: all), each with `probability`; on requests to `path` (None: inference)."""
+    (None: all), each with `probability`; on requests to `path` (None: inference) for `model` (None: any)."""
 
     kind: str
     after: int | None = None
@@ -45,12 +45,15 @@ class Fault:
     text: str = "the fake node was told to fail"
     seconds: float = 0.05
     size: int = 3
+    model: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"there is no fault {self.kind!r}; there are {', '.join(KINDS)}")
 
-    def meets(self, path: str) -> bool:
+    def meets(self, path: str, model: str) -> bool:
+        if self.model is not None and self.model != model:
+            return False
         return path in INFERENCE if self.path is None else path.startswith(self.path)
 
 
@@ -69,9 +72,9 @@ class Faults:
                 raise ValueError(f"a fault has no {', '.join(sorted(unknown))}")
         self.active = [Fault(**fault) for fault in faults]
 
-    def take(self, path: str) -> Fault | None:
+    def take(self, path: str, model: str = "") -> Fault | None:
         for fault in self.active:
-            if fault.meets(path) and (fault.probability >= 1 or self._random.random() < fault.probability):
+            if fault.meets(path, model) and (fault.probability >= 1 or self._random.random() < fault.probability):
                 if fault.times is not None:
                     fault.times -= 1
                     if fault.times <= 0:

@@ -169,7 +169,7 @@ class FakeNode:
             return
         body = _decode(raw) if x.method in {"POST", "DELETE"} else {}
         self.bodies.append((x.path, dict(body)))
-        if self.faults.active and (fault := self.faults.take(x.path)):
+        if self.faults.active and (fault := self.faults.take(x.path, str(body.get("model", "")))):
             await self._strike(x, fault, body)
         await handler(x, body)
 

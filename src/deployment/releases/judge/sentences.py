@@ -42,7 +42,7 @@ def safe(step: Rate, needs: StepNeeds, most: float, *, proven: bool) -> str:
 
 def latency(check: str, result: Result, pairs: Pairs, most: float, least: int) -> str:
     """A time."""
-    if pairs.ratio is None or pairs.pairs < least:
+    if pairs.ratio is None or (pairs.pairs < least and result is not Result.FAIL):
         return f"The {check}: {pairs.pairs} of {least} pairs of like requests to compare."
     ours, theirs = pairs.candidate.median or 0.0, pairs.stable.median or 0.0
     told = (

@@ -46,7 +46,8 @@ class Side:
     requests: int = 0
     failed: int = 0
     slow: int = 0
-    """Answers that took as much longer than the old release's median as the plan calls too slow."""
+    """Answers that took as much longer than the old release's median as the plan calls too slow, and longer than 99 %
+    of the old release's."""
     scored: int = 0
     """Answers that were scored, by callers and by questions of the evaluation set."""
     score: float = 0.0
@@ -137,10 +138,13 @@ class Figures:
             self.points = _joined(self.points)
 
     def _is_slow(self, outcome: Outcome, ratio: float) -> bool:
-        ttft, token = self.stable.ttft.at(0.5), self.stable.token.at(0.5)
-        return (ttft is not None and (outcome.ttft_ms or 0) > ratio * ttft) or (
-            token is not None and (outcome.token_ms or 0) > ratio * token
-        )
+        pairs = ((self.stable.ttft, outcome.ttft_ms), (self.stable.token, outcome.token_ms))
+        return any(_is_long(times, time, ratio) for times, time in pairs if time is not None)
+
+
+def _is_long(times: Times, time: float, ratio: float) -> bool:
+    middle, nearly_all = times.at(0.5), times.at(0.99)
+    return middle is not None and nearly_all is not None and time > ratio * middle and time > nearly_all
 
 
 def _joined(points: list[Point]) -> list[Point]:

@@ -67,6 +67,11 @@ class Strategy(StrEnum):
     AB = "ab"
     """Fixed shares for sticky callers, until a person decides."""
 
+    @property
+    def cold(self) -> bool:
+        """The new release is loaded only when it has the traffic."""
+        return self is Strategy.RECREATE
+
 
 class Step(Part):
     """One share of the traffic, and what must be seen before the next."""
@@ -100,9 +105,6 @@ class GatePlan(Part):
     )
     smoke: tuple[str, ...] = Field(
         ("Hello.",), max_length=100, description="Prompts that the new release must answer on each node."
-    )
-    questions: Path | None = Field(
-        None, description="The evaluation set; by default the eval.jsonl beside the Modelfile, where there is one."
     )
     floor: float = Field(0.0, ge=0, le=1, description="Least share of right answers to the evaluation set.")
     margin: float = Field(0.05, ge=0, le=1, description="How much worse than the current release it may be.")

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from deployment.releases.rollout.model import Rollout
 
@@ -11,11 +11,11 @@ from deployment.releases.rollout.model import Rollout
 class Questions(Protocol):
     """Questions with known answers, and who scores an answer to them."""
 
-    async def load(self, rollout: Rollout) -> Sequence[object]:
+    async def load(self, rollout: Rollout) -> Sequence[Any]:
         """The questions; none where there is no evaluation set."""
         ...
 
-    async def score(self, release: str, question: object) -> float | None:
+    async def score(self, release: str, question: Any) -> float | None:
         """Ask a release one, as batch work; its score from 0 to 1, None where it gave no answer."""
         ...
 

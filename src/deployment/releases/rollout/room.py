@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Protocol
 
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
@@ -23,6 +24,10 @@ from deployment.releases.traffic import TrafficStore, TrafficSync
 from deployment.settings import Settings
 
 
+class Releases(Placing, Gatekeeper, Questions, Known, Protocol):
+    """What rollouts need of the releases."""
+
+
 class Rollouts:
     """Everything about rollouts, over one database. Construction opens nothing."""
 
@@ -32,18 +37,25 @@ class Rollouts:
         database: Database,
         sync: TrafficSync,
         nodes: Callable[[], list[NodeView]],
-        releases: "Releases",
+        releases: Releases,
         registry: CollectorRegistry,
         clock: Clock,
     ) -> None:
         store, traffic = RolloutStore(), TrafficStore(clock)
         self._model = settings.model.name
         self.leader = Leader(database, store, settings.data_dir, sync.gateway)
-        activities = Activities(releases.placing, releases.gates, Probes(releases.questions), nodes)
+        activities = Activities(releases, releases, Probes(releases), nodes)
         self.controller = Controller(database, store, traffic, self.leader, activities, clock, sync.refresh)
         self.controller.on_decision = RolloutMetrics(registry).note
         self.service = RolloutService(
-            database, store, traffic, releases.known, clock, sync.refresh, self.controller.wake
+            database,
+            store,
+            traffic,
+            releases,
+            clock,
+            settings.releases.webhook_hosts,
+            sync.refresh,
+            self.controller.wake,
         )
         self._notifier = Notifier(database, store, lambda: self.controller.leads)
 
@@ -63,10 +75,3 @@ class Rollouts:
             await stack.enter_async_context(self.controller.running())
             await stack.enter_async_context(self._notifier.running())
             yield
-
-
-class Releases:
-    """What rollouts need of the releases."""
-
-    def __init__(self, placing: Placing, gates: Gatekeeper, questions: Questions, known: Known) -> None:
-        self.placing, self.gates, self.questions, self.known = placing, gates, questions, known

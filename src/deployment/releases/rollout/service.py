@@ -1,7 +1,7 @@
 """Use cases of rollouts: begin one, say something to it, look at it. On any replica, without the leader."""
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -34,13 +34,20 @@ _KINDS = {
 class Known(Protocol):
     """Who knows which releases can be had."""
 
-    async def obstacle(self, release: str) -> tuple[str, str] | None:
-        """Why a release cannot be brought onto the nodes, and the next step; None where it can."""
+    async def obstacle(self, release: str, *, back: bool = False) -> tuple[str, str] | None:
+        """Why a release cannot be brought onto the nodes, and the next step; None where it can.
+
+        `back` = it shall have all traffic at once.
+        """
         ...
 
 
 class RolloutService:
-    """What people do. `nudge` lets this process take in changed traffic at once; `wake` the controller, if it leads."""
+    """What people do.
+
+    `hosts` are those that webhooks may call; `nudge` lets this process take in changed traffic at once; `wake` the
+    controller, if it leads.
+    """
 
     def __init__(
         self,
@@ -49,11 +56,13 @@ class RolloutService:
         traffic: TrafficStore,
         known: Known,
         clock: Clock,
+        hosts: Collection[str],
         nudge: Callable[[], Awaitable[None]],
         wake: Callable[[], None],
     ) -> None:
         self._database, self._store, self._traffic = database, store, traffic
         self._known, self._clock, self._nudge, self._wake = known, clock, nudge, wake
+        self._hosts = {host.lower() for host in hosts}
         self._carrier = Carrier(store, traffic, clock)
 
     # --- begin ---------------------------------------------------------------------------------------------
@@ -67,6 +76,13 @@ class RolloutService:
         while another rollout runs, in a freeze, and where the release has all traffic already.
         """
         release = release_name(model, version)
+        for hook in plan.webhooks:
+            if hook.host not in self._hosts:
+                raise InvalidRequest(
+                    f"The webhook's host {hook.host} may not be called.",
+                    hint=f'Allow it in the settings of the gateways: releases.webhook_hosts = ["{hook.host}"].',
+                    param="plan.webhooks",
+                )
         if (obstacle := await self._known.obstacle(release)) is not None:
             raise NotFound(obstacle[0], hint=obstacle[1])
         now = self._clock.now()
@@ -132,7 +148,7 @@ class RolloutService:
                     hint="Name a version: ramsey rollback v1.0.",
                 )
             wanted = last.from_release
-        if (obstacle := await self._known.obstacle(wanted)) is not None:
+        if (obstacle := await self._known.obstacle(wanted, back=True)) is not None:
             raise NotFound(obstacle[0], hint=obstacle[1])
         plan = Plan.model_validate(
             {
