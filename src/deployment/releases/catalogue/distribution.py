@@ -16,13 +16,15 @@ from deployment.engines import NodeView
 from deployment.errors import Conflict, EngineError, EngineTimeout, EngineUnavailable, RamseyError
 from deployment.gguf import read_metadata
 from deployment.modelfile import Modelfile
-from deployment.ollama_client import OllamaClient
+from deployment.ollama_client import OllamaClient, Timeouts
 from deployment.releases.catalogue.model import CatalogueEntry, with_files
 from deployment.releases.catalogue.service import Catalogue
 from deployment.releases.model import Recipe, differences
 
 _CREATE_S, _CREATE_BYTES_PER_S = 600.0, 20e6
 """A node may write the weights anew while it creates, without a sign of life."""
+_LOOK = Timeouts(total=15.0)
+"""For what is no upload and no creation: a node that takes longer hangs."""
 _UPLOAD_S = 86_400.0
 """Far beyond any upload that moves; one that does not is given up long before."""
 
@@ -154,7 +156,7 @@ class Distribution:
         doing = self._doing[key] = Doing(node.name, entry.name)
         try:
             # Ollama may lose a blob that one call deletes while another wants to use it.
-            async with self._writing[node.url], OllamaClient(node.url, entry.model) as client:
+            async with self._writing[node.url], OllamaClient(node.url, entry.model, timeouts=_LOOK) as client:
                 digest = await self._bring(client, entry, node, doing)
             return await self._agreed(entry, node, digest)
         except RamseyError as error:
@@ -236,7 +238,7 @@ class Distribution:
         for node in self._nodes.view():
             if node.url != besides.url:
                 try:
-                    async with OllamaClient(node.url) as client:
+                    async with OllamaClient(node.url, timeouts=_LOOK) as client:
                         row = await _row(client, name)
                 except EngineError:
                     if any(each.release == name and each.present for each in node.releases):
@@ -249,7 +251,7 @@ class Distribution:
     async def _remove(self, entries: Iterable[CatalogueEntry], node: NodeView) -> list[Pruned]:
         done: list[Pruned] = []
         try:
-            async with self._writing[node.url], OllamaClient(node.url) as client:
+            async with self._writing[node.url], OllamaClient(node.url, timeouts=_LOOK) as client:
                 held = {str(row.get("name")).lower() for row in await client.tags()}
                 done.extend([await self._delete(client, each.name, node) for each in entries if each.name in held])
         except EngineError as error:
@@ -311,7 +313,7 @@ async def _row(client: OllamaClient, name: str) -> dict[str, Any] | None:
 
 def _told(error: RamseyError, node: str, doing: Doing) -> str:
     if "no space left" in error.message.lower():
-        return f"The disk of {node} is full while {doing.step}. Free some space where it keeps its models."
+        return f"The disk of {node} is full. Free some space where it keeps its models."
     if isinstance(error, EngineUnavailable | EngineTimeout):
         at = f" after {doing.done} of {doing.size} bytes" if doing.step == "uploading" else ""
         return f"{node} went away while {doing.step}{at}: {error.message}"

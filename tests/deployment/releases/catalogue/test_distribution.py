@@ -10,7 +10,8 @@ from tests.support.fake_node import FakeModel, FakeNode
 
 from deployment.access import LOCAL_OPERATOR
 from deployment.errors import Conflict, NotFound
-from deployment.ollama_client import OllamaClient
+from deployment.ollama_client import OllamaClient, Timeouts
+from deployment.releases.catalogue import distribution
 from deployment.releases.catalogue.distribution import missing
 
 NAME = "ramsey-model:v1.1"
@@ -133,6 +134,16 @@ async def test_a_node_that_is_down_is_told(two: Two) -> None:
     await a.stop()
     reports = await made.ensure()
     assert "a went away while checking" in str(reports["a"].problem)
+    assert reports["b"].ok
+
+
+async def test_a_node_that_hangs_is_given_up(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distribution, "_LOOK", Timeouts(total=0.3))
+    a, _, made = two
+    a.fail("hang", path="/api/tags")
+    async with asyncio.timeout(20):
+        reports = await made.ensure()
+    assert "a went away while checking: The engine did not answer within 0.3 s" in str(reports["a"].problem)
     assert reports["b"].ok
 
 
