@@ -12,7 +12,7 @@ from tests.deployment.gateway.test_callers import gate_before
 from tests.support.fake_node import FakeNode
 
 from deployment.access import LOCAL_OPERATOR, KeyWish
-from deployment.releases.traffic import leaving
+from deployment.releases.traffic import Share, Split, leaving
 
 OLD, NEW = "ramsey-model:v1.0", "ramsey-model:v1.1"
 MODELS = (OLD, NEW, "ramsey-model:v0.9")
@@ -192,3 +192,18 @@ async def test_what_a_release_reads_as_structure_is_learnt_from_a_node(gate: Gat
         while traffic.control_tokens(OLD) is None:
             await asyncio.sleep(0.02)
     assert traffic.control_tokens(OLD) == ("<|own|>",)
+
+
+async def test_nobody_changes_by_hand_what_a_rollout_moves(gate: Gate) -> None:
+    room = gate.services.traffic_room
+    moved = Split("ramsey-model", (Share(NEW, 1.0),), candidate=NEW, rollout="r1", set_by="rollout r1")
+    async with gate.services.database.write() as connection:
+        await room.store.put(connection, moved, expected_version=None)
+    await room.service.nudge()
+    refused = await put(gate, (OLD, 1.0))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+    assert "The rollout r1 moves the traffic" in refused.json()["error"]["message"]
+    assert gate.services.traffic.table == {"ramsey-model": NEW}
+    version = gate.services.traffic.version
+    assert await room.service.applied("ramsey-model", version) == (1, 1)
+    assert await room.service.applied("ramsey-model", version + 1) == (0, 1)
