@@ -309,8 +309,9 @@ async def test_a_line_too_long(client: OllamaClient, node: FakeNode) -> None:
 
 async def test_nobody_listens(client: OllamaClient, node: FakeNode) -> None:
     await node.refuse()
-    with pytest.raises(EngineUnavailable, match="cannot be reached"):
+    with pytest.raises(EngineUnavailable, match="cannot be reached: Connection refused") as told:
         await client.generate("x")
+    assert node.url.rpartition(":")[2] not in told.value.message  # callers need not know where nodes are
     with pytest.raises(EngineUnavailable, match="cannot be reached"):
         await client.tags()
     await node.accept()

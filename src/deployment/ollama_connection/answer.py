@@ -1,5 +1,7 @@
 """The answer of a node, read as events."""
 
+import os
+
 import aiohttp
 
 from deployment.errors import EngineError, EngineProtocolError, EngineUnavailable
@@ -108,7 +110,16 @@ def unavailable(error: Exception) -> EngineError:
         return EngineProtocolError("The engine sent what is not HTTP.")
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return EngineUnavailable("The engine closed the connection without an answer.")
-    why = (error.strerror or type(error).__name__) if isinstance(error, OSError) else type(error).__name__
+    why = _reason(error)
     if isinstance(error, aiohttp.ClientConnectorError):
         return EngineUnavailable(f"The engine cannot be reached: {why}.")
     return EngineUnavailable(f"The connection to the engine broke: {why}.")
+
+
+def _reason(error: Exception) -> str:
+    """Why, without the node's address, which callers need not know: asyncio puts it into `strerror`."""
+    if not isinstance(error, OSError):
+        return type(error).__name__
+    if error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or type(error).__name__
