@@ -14,6 +14,8 @@ from deployment.gateway.listener.protocol import BoundedProtocol, WireLimits
 from deployment.gateway.listener.tls import Certificates
 from deployment.settings import ServerSettings
 
+_LAST_SECONDS = 5
+"""Inferences have ended by then: the drain waits for them. What else is open, a long admin request, is cut."""
 _KEEP_ALIVE_S = 75  # longer than a load balancer keeps its idle connections, so that it never meets a closed one
 _BACKLOG = 2048
 _LOOK_FOR_CERTIFICATE_S = 2
@@ -40,6 +42,7 @@ def server_config(app: ASGIApp, settings: ServerSettings, **others: Any) -> uvic
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_LAST_SECONDS,
         http=partial(BoundedProtocol, limits=limits),  # type: ignore[arg-type]
         **others,
     )

@@ -1,7 +1,7 @@
 """The room put together: releases, nodes and traffic in the use cases that need all three."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +74,8 @@ class CatalogueRoom:
         self._settings, self._pool, self._traffic, self._clock = settings, pool, traffic, clock
         self._authenticator = authenticator
         self.catalogue = catalogue_of(settings, database, clock)
+        self.leaving: Callable[[], bool] = lambda: False
+        """Whether the process is about to stop: then streams of progress end."""
         self.distribution = Distribution(self.catalogue, pool, settings.releases.stall_seconds)
 
     def routes(self) -> APIRouter:

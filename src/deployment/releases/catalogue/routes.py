@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
 from deployment.access import AdminRoute, Callers, Needs, Permission, Principal
-from deployment.errors import RamseyError
+from deployment.errors import Draining, RamseyError
 from deployment.releases.catalogue.evaluation import MOST_BYTES, parse_questions
 from deployment.releases.catalogue.model import CatalogueEntry, release_name
 from deployment.releases.catalogue.service import Wish
@@ -201,7 +201,7 @@ def _work_routes(router: APIRouter, room: "CatalogueRoom", settings: Settings, w
         def steps() -> dict[str, Any]:
             return {"steps": [asdict(each) for each in room.distribution.doing() if each.release == full]}
 
-        return _streamed(work(), steps)
+        return _streamed(work(), steps, room)
 
     @router.post("/{name}/evaluate", summary="Evaluate a release", response_class=StreamingResponse)
     async def evaluate_release(caller: writer, name: str, body: EvaluateIn) -> StreamingResponse:
@@ -218,22 +218,25 @@ def _work_routes(router: APIRouter, room: "CatalogueRoom", settings: Settings, w
         async def work() -> dict[str, Any]:
             return {"evaluation": (await room.evaluate(name, questions, told)).document()}
 
-        return _streamed(work(), lambda: progress)
+        return _streamed(work(), lambda: progress, room)
 
 
-def _streamed(work: Awaitable[Mapping[str, Any]], progress: Callable[[], Mapping[str, Any]]) -> StreamingResponse:
+def _streamed(
+    work: Awaitable[Mapping[str, Any]], progress: Callable[[], Mapping[str, Any]], room: "CatalogueRoom"
+) -> StreamingResponse:
     """Progress now and then, and at last what came of it, or the error."""
 
     async def events() -> AsyncIterator[bytes]:
         task = asyncio.ensure_future(work)
         try:
             while not (await asyncio.wait({task}, timeout=_PROGRESS_S))[0]:
+                if room.leaving():
+                    raise Draining("The gateway is stopping; what it did for you is given up.", hint="Ask again later.")
                 yield _event({**progress(), "done": False})
-            try:
-                yield _event({**task.result(), "done": True})
-            except RamseyError as error:
-                told = {"code": error.code, "message": error.message, "hint": error.hint}
-                yield b"event: error\n" + _event({"error": told})
+            yield _event({**task.result(), "done": True})
+        except RamseyError as error:
+            told = {"code": error.code, "message": error.message, "hint": error.hint}
+            yield b"event: error\n" + _event({"error": told})
         finally:
             task.cancel()
 

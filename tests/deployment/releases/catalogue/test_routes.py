@@ -1,5 +1,6 @@
 """Releases over the admin API: made of uploads, brought onto nodes, evaluated, given up; and what is refused."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -146,3 +147,13 @@ async def test_pruning_over_the_api_leaves_what_has_traffic(api: Api) -> None:
     assert (await http.post("/admin/releases/prune", json={"keep": 1})).json() == []
     assert set(node.store.models) == {"ramsey-model:v1.0", "ramsey-model:v1.1"}
     assert (await http.post("/admin/releases/prune", json={"keep": 0})).status_code == 400
+
+
+async def test_a_gateway_that_stops_ends_the_streams_of_progress(api: Api) -> None:
+    http, node, services = api
+    assert (await make(http)).status_code == 201
+    node.fail("hang", path="/api/create")
+    services.gateway.drain.refusing = True
+    async with asyncio.timeout(20):
+        told = await events(http, "/admin/releases/v1.0/distribute", {})
+    assert told["error"]["code"] == "draining"
