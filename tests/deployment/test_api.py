@@ -1,5 +1,6 @@
 """The front door, as a person uses it: the documented commands, the trained model, the process's life."""
 
+import contextlib
 import json
 import os
 import signal
@@ -84,10 +85,22 @@ def _ask_until_told(url: str, stop: threading.Event, results: list[tuple[float, 
             results.append((time.monotonic(), json.load(error)["error"]["code"]))
 
 
+def _runner_of(gateway: psutil.Process) -> psutil.Process:
+    """The process that generates; it is loaded beside the start, so that it may still be coming."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        for child in gateway.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "runner.py" in " ".join(child.cmdline()):
+                    return child
+        time.sleep(0.05)
+    raise AssertionError("no runner was started")
+
+
 def test_a_runner_killed_under_load_fails_only_what_ran_on_it(tmp_path: Path) -> None:
     with running_stack(tmp_path) as running:
         gateway = psutil.Process(running.process.pid)
-        runner = next(p for p in gateway.children(recursive=True) if "runner.py" in " ".join(p.cmdline()))
+        runner = _runner_of(gateway)
         stop, results = threading.Event(), list[tuple[float, str]]()
         with ThreadPoolExecutor(8) as crowd:
             for _ in range(8):
