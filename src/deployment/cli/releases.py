@@ -82,7 +82,7 @@ def list_releases(context: typer.Context, model: Model = None, url: Url = None, 
             plain(one["notes"].partition("\n")[0][:40]),
         )
     for column in rows.columns[:5]:
-        column.min_width = max((len(str(cell)) for cell in column.cells), default=0)  # what is cut is told elsewhere
+        column.min_width = max(len(str(cell)) for cell in (column.header, *column.cells))  # notes and names may be cut
     if found:
         console().print(rows)
     else:

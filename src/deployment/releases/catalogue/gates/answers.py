@@ -33,7 +33,7 @@ class EvaluationGate:
         if context.current is None or context.current == context.entry.name:
             return GateResult(self.name, True, f"{told}.")
         current = await self._accuracy(context.current)
-        told += f"; {context.current} has {current:.1%}, and {self._margin:.0%} less is allowed"
+        told += f"; {context.current} has {current:.1%}, and {self._margin * 100:g} points less are allowed"
         passed = new.accuracy >= current - self._margin - 1e-9
         return GateResult(self.name, passed, f"{told}.{'' if passed else _example(new)}")
 
