@@ -74,6 +74,8 @@ class CatalogueRoom:
         self._settings, self._pool, self._traffic, self._clock = settings, pool, traffic, clock
         self._authenticator = authenticator
         self.catalogue = catalogue_of(settings, database, clock)
+        self._read: set[str] = set()
+        """Releases whose weights were asked what they read as structure: long vocabularies are read once."""
         self.leaving: Callable[[], bool] = lambda: False
         """Whether the process is about to stop: then streams of progress end."""
         self.distribution = Distribution(self.catalogue, pool, settings.releases.stall_seconds)
@@ -111,9 +113,8 @@ class CatalogueRoom:
         """Let the gateway know the digest of a release, and what it reads as structure; whether that was news."""
         news = entry.digest != self._traffic.digest(entry.name)
         self._traffic.know_digest(entry.name, entry.digest)
-        if self._traffic.control_tokens(entry.name) is None and await asyncio.to_thread(
-            self.catalogue.artefacts.has, entry.weights_sha256
-        ):
+        if entry.name not in self._read and await asyncio.to_thread(self.catalogue.artefacts.has, entry.weights_sha256):
+            self._read.add(entry.name)
             self._traffic.learn(entry.name, await self.catalogue.control_tokens(entry))
         return news
 
