@@ -132,9 +132,13 @@ class GatewayStore:
     async def beat(
         self, connection: AsyncConnection, gateway: str, traffic_version: int, outcomes_at: datetime | None
     ) -> None:
-        """This gateway lives and has this table. Who was not seen for an hour is forgotten."""
+        """This gateway lives and has this table. Who was not seen for an hour is forgotten.
+
+        `outcomes_at` is by this process's clock, and is kept by the database's.
+        """
         now = await self.now(connection)
-        values: dict[str, Any] = {"seen_at": now, "traffic_version": traffic_version, "outcomes_at": outcomes_at}
+        written = now - (self._clock.now() - outcomes_at) if outcomes_at is not None else None
+        values: dict[str, Any] = {"seen_at": now, "traffic_version": traffic_version, "outcomes_at": written}
         there = await connection.execute(sa.update(_gateways).where(_gateways.c.id == gateway).values(**values))
         if not there.rowcount:
             await connection.execute(sa.delete(_gateways).where(_gateways.c.seen_at < now - _FORGET))

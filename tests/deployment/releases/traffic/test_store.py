@@ -86,6 +86,16 @@ async def test_gateways_are_alive_until_they_leave_or_fall_silent(database: Data
         assert [row.id for row in await store.alive(connection)] == ["a"]
 
 
+async def test_clocks_that_differ_make_no_gap(database: Database) -> None:
+    clock = HeldClock()  # of another day than PostgreSQL's
+    store = GatewayStore(clock)
+    async with database.write() as connection:
+        await store.beat(connection, "a", 1, clock.now() - timedelta(seconds=2))
+        (row,) = await store.alive(connection)
+        assert row.outcomes_at is not None
+        assert row.seen_at - row.outcomes_at == timedelta(seconds=2)
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_silent_gateway_is_gone_and_later_forgotten(database: Database) -> None:
     clock = HeldClock()
