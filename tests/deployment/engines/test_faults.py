@@ -138,7 +138,8 @@ async def test_a_killed_node_and_its_return(
         await until(lambda: healthy(pool))
 
 
-async def test_a_restarted_node_is_warmed_before_it_serves(pool_over: MakePool) -> None:
+@both
+async def test_a_restarted_node_is_warmed_before_it_serves(pool_over: MakePool, stream: bool) -> None:
     slow, other = FakeNode(load_s=0.3), FakeNode()
     async with slow, other, pool_over([slow, other]) as pool:
         assert slow.stats()["loads"] == 1
@@ -146,7 +147,7 @@ async def test_a_restarted_node_is_warmed_before_it_serves(pool_over: MakePool) 
         await until(lambda: states(pool)["a"] is NodeState.OPEN)
         slow.scheduler.runners.clear()  # a restart empties its memory
         await slow.accept()
-        seen = await storm(pool, clients=10, each=2)
+        seen = await storm(pool, clients=10, each=2, stream=stream)
         assert not seen.failed
         await until(lambda: healthy(pool))
         assert slow.stats()["loads"] == 2
@@ -168,11 +169,12 @@ async def test_an_unloaded_release_is_loaded_once_though_many_ask_and_leave(pool
         assert node.requests["/api/generate"] == 1  # the load; one for all
 
 
-async def test_a_release_that_a_node_lost_is_asked_of_others_and_seen(pool_over: MakePool) -> None:
+@both
+async def test_a_release_that_a_node_lost_is_asked_of_others_and_seen(pool_over: MakePool, stream: bool) -> None:
     a, b = nodes(2)
     async with a, b, pool_over([a, b]) as pool:
         a.store.models.clear()
-        seen = await storm(pool, clients=20, each=2)
+        seen = await storm(pool, each=2, stream=stream)
         assert not seen.failed
         await until(lambda: not any(r.present for r in pool.show("a").releases))
         assert states(pool)["a"] is NodeState.HEALTHY

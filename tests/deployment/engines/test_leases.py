@@ -176,3 +176,21 @@ async def test_requests_never_wait_for_redis(pool_over: MakePool) -> None:
             await answer.aclose()
     mute.close()
     await mute.wait_closed()
+
+
+async def test_redis_that_dies_in_the_middle_fails_no_request_of_two_gateways(pool_over: MakePool) -> None:
+    with redis_server() as own:
+        shared: dict[str, Any] = {"redis_url": own.url, "replicas": 2, "lease_seconds": 1.0, "look_ahead": 0}
+        shared["engine"] = {"num_parallel": 4}
+        async with (
+            FakeNode(slots=64, token_delay_s=0.002, tokens=3) as node,
+            pool_over([node.url], **shared) as one,
+            pool_over([node.url], **shared) as other,
+        ):
+            await until(lambda: bool(one.slots_shared and other.slots_shared))
+            storms = [asyncio.create_task(storm(pool, clients=12, each=12)) for pool in (one, other)]
+            await asyncio.sleep(0.1)
+            own.kill()
+            assert not any(seen.failed for seen in await asyncio.gather(*storms))
+            await until(lambda: one.slots_shared is False and other.slots_shared is False)
+            assert one.show("a").share + other.show("a").share == 4
