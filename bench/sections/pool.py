@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import struct
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ NODES: dict[str, list[str]] = {  # what each is like; reading 10,000 characters 
     "broken": ["--broken"],
 }
 SECONDS = 25.0
+CONTEXT = 4096  # tokens, where the model was trained for 512: there would be little to read again
 _RETRY = "proxy_next_upstream error timeout http_503 non_idempotent;"
 MODEL = ROOT / "models/ollama/ramsey-model-v1.1.gguf"
 
@@ -80,7 +82,14 @@ def _engines(lab: Lab) -> dict[str, Any]:
             with _embedded(2) as urls, lab.running(_ramsey, urls, **variables) as contender:
                 if contender is not None:
                     spec = _spec(
-                        contender, 15.0, users=4, turns=3, instruction_chars=700, turn_chars=40, tokens=12, settle_s=3.0
+                        contender,
+                        15.0,
+                        users=4,
+                        turns=4,
+                        instruction_chars=4000,
+                        turn_chars=60,
+                        tokens=12,
+                        settle_s=3.0,
                     )
                     found[name] = measure(spec, "bench.chats")
                     say(f"  engines, {name}: {found[name]['settled_first_ms']}")
@@ -109,15 +118,21 @@ def _embedded(count: int) -> Iterator[list[str]]:
         yield urls
 
 
+def _stretched(model: bytes) -> bytes:
+    """The same weights with a longer context: what it says then is nonsense, the time that it takes is not."""
+    before, key, after = model.partition(b"llama.context_length" + struct.pack("<I", 4))
+    return before + key + struct.pack("<I", CONTEXT) + after[4:]
+
+
 def _deploy(url: str, model: Path) -> None:
     """Upload the weights and create the release, as the engines' only model."""
-    data = model.read_bytes()
+    data = _stretched(model.read_bytes())
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     template = (
         "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
     )
     create = {"model": RELEASE, "files": {model.name: digest}, "template": template, "stream": False}
-    create["parameters"] = {"num_ctx": 512, "temperature": 0}
+    create["parameters"] = {"num_ctx": CONTEXT, "temperature": 0}
     for path, body in ((f"/api/blobs/{digest}", data), ("/api/create", json.dumps(create).encode())):
         with urllib.request.urlopen(urllib.request.Request(url + path, data=body), timeout=60):
             pass
