@@ -195,13 +195,21 @@ class Attempt:
         if isinstance(error, EngineError):
             self._tools.metrics.attempt(self.node.name, release, error.code)
             # A limit shorter than the node's says little about it: a check will tell.
-            if isinstance(error, EngineTimeout) and self._impatient():
+            if isinstance(error, EngineTimeout) and self._impatient() and not self._hangs():
                 self._tools.outcomes.on_failure(self.node)
             else:
                 self._tools.outcomes.failed(self.node, release, error)
         else:
             self._tools.metrics.attempt(self.node.name, release, "cancelled")
         self._slot.free()
+
+    def _hangs(self) -> bool:
+        """The node is full of what usually takes less, and gave nobody anything meanwhile.
+
+        A check cannot tell: it would find no slot.
+        """
+        full = self._slot.on.in_flight >= self.node.share
+        return self.out_of_limit and full and self.node.progress_at < self._began
 
     def _impatient(self) -> bool:
         if self.out_of_limit:

@@ -248,6 +248,18 @@ async def test_who_waits_on_a_node_that_falls_silent_goes_elsewhere(pool_over: M
                 assert await ask(pool, chat()) == "far"
 
 
+async def test_a_node_whose_every_slot_hangs_is_out_though_no_stream_tells(pool_over: MakePool) -> None:
+    """Short whole answers come in one piece, and a check would find no slot."""
+    sick, well = nodes(2)
+    async with sick, well, pool_over([sick, well], policy="round_robin") as pool:
+        assert not (await storm(pool, clients=8, each=3, stream=False)).failed
+        sick.fail("hang")
+        running = asyncio.create_task(storm(pool, each=300, stream=False))
+        await until(lambda: states(pool)["a"] is NodeState.OPEN)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_one_failed_request_makes_the_pool_look_at_the_node(pool_over: MakePool) -> None:
     a, b = nodes(2)
     async with a, b, pool_over([a, b], health_interval=60.0, policy="round_robin", breaker_failures=1000) as pool:
