@@ -87,7 +87,7 @@ class Callers:
 
 async def moving() -> dict[str, Any]:
     with postgres_server() as database, tempfile.TemporaryDirectory() as folder:
-        async with cluster(Path(folder), database=database, RAMSEY_POOL__LOOK_AHEAD="16") as two:
+        async with cluster(Path(folder), database=database, token_delay_s=0.02) as two:
             callers = Callers([gateway.url for gateway in two.gateways])
             began = time.time()
             connector = aiohttp.TCPConnector(limit=0)
@@ -105,14 +105,14 @@ async def _back_and_forth(two: Cluster, callers: Callers) -> tuple[list[str], li
     while len(ends) < ROLLOUTS or len(callers.seen) < REQUESTS:
         number = len(ends)
         target = NEW if there == OLD else OLD
-        kind = CANARY if number % 2 else {"strategy": "blue-green", "keep_warm": "2s"}
+        kind = CANARY if number % 2 else {"strategy": "blue-green", "keep_warm": "5s"}
         plan = {"min_requests": 0, "probes": {"rate": 0}} | kind
         made = await two.deploy(number % 2, target.partition(":")[2], **plan)
         if number % 4 == 0:
-            await two.until(1, made["id"], "bake")
+            await two.until(1, made["id"], "bake", seconds=MOST_S)
             backs.append((time.time(), there))
             await two.http[1].post("/admin/rollouts/rollback", json={"reason": "for the bench"})
-        ended = await two.until(0, made["id"], "done", "rolled_back", "refused", "aborted")
+        ended = await two.until(0, made["id"], "done", "rolled_back", "refused", "aborted", seconds=MOST_S)
         ends.append(ended["phase"])
         there = target if ended["phase"] == "done" else there
         print(f"  {number + 1}: {ended['phase']}, {len(callers.seen)} requests", file=sys.stderr, flush=True)

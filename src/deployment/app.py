@@ -91,7 +91,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Services:
     gateway = Gateway(settings, pool, answers, access.authenticator, access.limits, room, metrics, clock)
     catalogue.leaving = lambda: gateway.drain.refusing
     releases = FromCatalogue(catalogue, pool, clock)
-    rollouts = Rollouts(settings, database, room.sync, pool.view, releases, metrics.registry, clock)
+    rollouts = Rollouts(settings, database, room.sync, pool, releases, metrics.registry, clock)
     return Services(
         settings,
         gateway,

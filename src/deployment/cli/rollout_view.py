@@ -56,7 +56,8 @@ def screen(shown: dict[str, Any]) -> "Group":
         f"[bold]{shown['from_release']} → {shown['to_release']}[/bold]  {shown['strategy']}  "
         f"[{colour}]{where}[/{colour}]  [dim]{shown['id']}[/dim]"
     )
-    parts: list[RenderableType] = [head, Text(f"{shown['reason']}"), _steps(shown), _sides(shown)]
+    waits = [Text(shown["waits"], style="dim")] if shown["waits"] and not shown["stop"] else []
+    parts: list[RenderableType] = [head, Text(shown["reason"]), *waits, _steps(shown), _sides(shown)]
     if shown["verdicts"]:
         parts.append(_verdicts(shown))
     if closed := [gate for gate in shown["gates"] if not gate["passed"]]:

@@ -194,6 +194,13 @@ class Admission:
         """Requests in all queues."""
         return sum(len(line.queue) for line in self._lines.values())
 
+    def longest_wait(self, release: str) -> float:
+        """How long the interactive request that waits longest for a slot of a release has waited, in seconds."""
+        line = self._lines.get(release)
+        entries = line.queue.in_order() if line is not None else []
+        waits = [entry.since for entry in entries if entry.priority is Priority.INTERACTIVE]
+        return self._clock.monotonic() - min(waits) if waits else 0.0
+
     def depths(self) -> Iterator[tuple[str, Priority, int]]:
         """Requests that wait, by release and band."""
         for release, line in self._lines.items():

@@ -139,6 +139,10 @@ class EnginePool:
         now = self._clock.monotonic()
         return [node.view(now) for node in self._admission.nodes.values()]
 
+    def queue_wait(self, release: str) -> float:
+        """How long the request that waits longest for a slot of a release has waited here, in seconds."""
+        return self._admission.longest_wait(release)
+
     async def tags(self) -> list[dict[str, Any]]:
         """The models that healthy nodes hold, as in /api/tags; as old as the last check."""
         return _union(node.checked.tags for node in self._admission.nodes.values() if node.checked.ok)

@@ -47,6 +47,18 @@ class Prober(Protocol):
         ...
 
 
+class Nodes(Protocol):
+    """What the pool says."""
+
+    def view(self) -> list[NodeView]:
+        """Every node as it is now."""
+        ...
+
+    def queue_wait(self, release: str) -> float:
+        """How long the request that waits longest for a slot of a release has waited here, in seconds."""
+        ...
+
+
 @dataclass(slots=True)
 class _Beside:
     """What runs beside one rollout."""
@@ -77,10 +89,8 @@ class _Checks:
 class Activities:
     """Of every rollout that runs, on the leader."""
 
-    def __init__(
-        self, placing: Placing, gatekeeper: Gatekeeper, prober: Prober, nodes: Callable[[], list[NodeView]]
-    ) -> None:
-        self._placing, self._gatekeeper, self._prober, self._nodes = placing, gatekeeper, prober, nodes
+    def __init__(self, placing: Placing, gatekeeper: Gatekeeper, prober: Prober, nodes: Nodes) -> None:
+        self._placing, self._gatekeeper, self._prober, self._pool = placing, gatekeeper, prober, nodes
         self._beside: dict[str, _Beside] = {}
         self._checks = _Checks()
         self._held: dict[str, set[str]] = {}
@@ -111,17 +121,18 @@ class Activities:
         """What the nodes that hold the release say of themselves; `at` in epoch seconds."""
         held = self._held.setdefault(rollout.id, set())
         held.update(node.url for node in self.nodes_of(rollout) if holds(node, rollout.to_release))
-        nodes = [node for node in self._nodes() if node.url in held]  # one that was down before says nothing of it
+        nodes = [node for node in self._pool.view() if node.url in held]  # one that was down before says nothing of it
         return GuardFacts(
             at,
             failed_health_checks=max([0, *(self._checks.failed(node) for node in nodes)]),
+            queue_wait_s=self._pool.queue_wait(rollout.to_release),
             out_of_memory=any("out of memory" in (node.problem or "").lower() for node in nodes),
         )
 
     def nodes_of(self, rollout: Rollout) -> list[NodeView]:
         """The healthy nodes that the release belongs to."""
         wanted = rollout.plan.nodes.items()
-        return [node for node in self._nodes() if wanted <= node.labels.items() and node.state is NodeState.HEALTHY]
+        return [node for node in self._pool.view() if wanted <= node.labels.items() and node.state is NodeState.HEALTHY]
 
     def follow(self, rollout: Rollout) -> None:
         """Begin what the phase needs, end what it does not."""

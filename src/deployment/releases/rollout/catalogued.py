@@ -10,6 +10,7 @@ from deployment.engines import EnginePool, NodeView
 from deployment.errors import RamseyError
 from deployment.releases.catalogue import CatalogueRoom, GateWish, Question, evaluate
 from deployment.releases.rollout.activities import holds
+from deployment.releases.rollout.carry import CONTROLLER
 from deployment.releases.rollout.model import GateOutcome, Rollout
 
 _MAKE = "Make it: ramsey release create MODELFILE --version {tag}. `ramsey releases` lists what there is."
@@ -71,6 +72,10 @@ class FromCatalogue:
         failed = {name: error for name, error in loads.items() if error is not None}
         told = " ".join(f"{name}: {error.message}" for name, error in failed.items())
         return (GateOutcome("load", not failed, told or f"{len(loads)} nodes loaded it."),)
+
+    async def tidy(self) -> None:
+        """All but the newest, and never one with traffic or kept warm."""
+        await self._room.prune(CONTROLLER)
 
     async def load(self, rollout: Rollout) -> Sequence[Question]:
         """The evaluation set of the settings."""

@@ -124,8 +124,10 @@ class Controller:
             if not isinstance(decision, Wait):
                 after = began(before, apply(rollout, decision, self._clock.now()))
                 rollout = await self._carrier.change(connection, after, kind_of(decision), CONTROLLER)
-            elif rollout is not before:
-                rollout = await self._store.save(connection, rollout)
+            else:
+                waits = "" if rollout.stop is not None else decision.reason
+                if rollout is not before or waits != before.waits:
+                    rollout = await self._store.save(connection, replace(rollout, waits=waits))
             if rollout.cursor != before.cursor:
                 await self._outcomes.delete_through(connection, rollout.id, rollout.cursor)
         self._activities.follow(rollout)

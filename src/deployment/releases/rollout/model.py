@@ -94,6 +94,8 @@ class Rollout:
     votes: int = 0
     """The same of callers' votes."""
     figures: Figures = field(default_factory=Figures)
+    waits: str = ""
+    """What it waits for now, in words."""
     lost_before: int = 0
     """Outcomes that were lost before this step began: they are no gap in it."""
     moved_at: datetime | None = None

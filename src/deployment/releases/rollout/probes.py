@@ -31,7 +31,8 @@ class Probes:
         questions = await self._questions.load(rollout)
         if not questions:
             return
-        for question in itertools.islice(itertools.cycle(questions), rollout.plan.probes.most):
+        done = rollout.figures.candidate.scored  # in an earlier phase, or before a crash: not the same ones again
+        for question in itertools.islice(itertools.cycle(questions), done, max(done, rollout.plan.probes.most)):
             for release, candidate in ((rollout.from_release, False), (rollout.to_release, True)):
                 score = await self._questions.score(release, question)
                 if score is not None:

@@ -1,6 +1,8 @@
 """The room put together."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Protocol
 
@@ -10,12 +12,14 @@ from prometheus_client import CollectorRegistry
 from deployment.access import Authenticator
 from deployment.clock import Clock
 from deployment.database import Database
-from deployment.engines import NodeView
-from deployment.releases.rollout.activities import Activities, Gatekeeper, Placing
+from deployment.errors import RamseyError
+from deployment.releases.rollout.activities import Activities, Gatekeeper, Nodes, Placing
 from deployment.releases.rollout.controller import Controller
+from deployment.releases.rollout.decide import Decision
 from deployment.releases.rollout.events import Notifier
 from deployment.releases.rollout.leader import Leader
 from deployment.releases.rollout.metrics import RolloutMetrics
+from deployment.releases.rollout.model import Phase, Rollout
 from deployment.releases.rollout.probes import Probes, Questions
 from deployment.releases.rollout.routes import rollout_routes
 from deployment.releases.rollout.service import Known, RolloutService
@@ -27,6 +31,10 @@ from deployment.settings import Settings
 class Releases(Placing, Gatekeeper, Questions, Known, Protocol):
     """What rollouts need of the releases."""
 
+    async def tidy(self) -> None:
+        """Take old ones off the nodes, so that only the last few stay."""
+        ...
+
 
 class Rollouts:
     """Everything about rollouts, over one database. Construction opens nothing."""
@@ -36,7 +44,7 @@ class Rollouts:
         settings: Settings,
         database: Database,
         sync: TrafficSync,
-        nodes: Callable[[], list[NodeView]],
+        nodes: Nodes,
         releases: Releases,
         registry: CollectorRegistry,
         clock: Clock,
@@ -46,7 +54,10 @@ class Rollouts:
         self.leader = Leader(database, store, settings.data_dir, sync.gateway)
         activities = Activities(releases, releases, Probes(releases), nodes)
         self.controller = Controller(database, store, traffic, self.leader, activities, clock, sync.refresh)
-        self.controller.on_decision = RolloutMetrics(registry).note
+        self._metrics, self._releases = RolloutMetrics(registry), releases
+        self._tidy_after_s = settings.engine.request_timeout  # nobody is answered by what left the traffic then
+        self._tidying: set[asyncio.Task[None]] = set()
+        self.controller.on_decision = self._decided
         self.service = RolloutService(
             database,
             store,
@@ -74,4 +85,17 @@ class Rollouts:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.controller.running())
             await stack.enter_async_context(self._notifier.running())
+            stack.callback(lambda: [task.cancel() for task in self._tidying])
             yield
+
+    def _decided(self, rollout: Rollout, decision: Decision) -> None:
+        self._metrics.note(rollout, decision)
+        if rollout.phase is Phase.DONE:
+            task = asyncio.create_task(self._tidy())
+            self._tidying.add(task)
+            task.add_done_callback(self._tidying.discard)
+
+    async def _tidy(self) -> None:
+        await asyncio.sleep(self._tidy_after_s)
+        with contextlib.suppress(RamseyError):  # it was logged; the next rollout's end tries again
+            await self._releases.tidy()

@@ -102,7 +102,8 @@ class RolloutOut(BaseModel):
     ended_at: datetime | None
     moved_at: datetime | None = Field(description="When the traffic last changed.")
     stop: str | None = Field(description="paused, inconclusive, approval or decision: it waits for a person.")
-    reason: str
+    reason: str = Field(description="Why it is where it is.")
+    waits: str = Field(description="What it waits for now.")
     note: str
     harmed: int = Field(description="Requests that the new release failed, or answered too slowly.")
     stable: SideOut
@@ -240,6 +241,7 @@ def _out(rollout: Rollout) -> RolloutOut:
         moved_at=rollout.moved_at,
         stop=rollout.stop.value if rollout.stop is not None else None,
         reason=rollout.reason,
+        waits="" if rollout.phase.over else rollout.waits,
         note=rollout.note,
         harmed=figures.harmed,
         stable=_side(rollout.from_release, old, figures.stable),

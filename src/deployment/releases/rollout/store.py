@@ -223,6 +223,7 @@ def _row(rollout: Rollout) -> dict[str, Any]:
         "votes": rollout.votes,
         "figures": figures_out(rollout.figures),
         "lost_before": rollout.lost_before,
+        "waits": rollout.waits,
         "moved_at": rollout.moved_at.isoformat() if rollout.moved_at is not None else None,
     }
     return {
@@ -263,6 +264,7 @@ def _rollout(row: Any) -> Rollout:
         votes=state["votes"],
         figures=figures_in(state["figures"]),
         lost_before=state["lost_before"],
+        waits=state["waits"],
         moved_at=datetime.fromisoformat(state["moved_at"]) if state["moved_at"] is not None else None,
         revision=row.revision,
     )

@@ -1,7 +1,10 @@
 """Rollouts from wire to wire: the admin API, the controller, the traffic, the nodes."""
 
+import asyncio
+
 import pytest
 from tests.deployment.releases.rollout.conftest import NEW, OLD, Site
+from tests.support.fake_node import FakeModel
 
 from deployment.access import LOCAL_OPERATOR
 from deployment.releases.rollout.model import Phase
@@ -94,3 +97,78 @@ async def test_a_second_set_of_nodes_by_label_gets_all_traffic(two_nodes: Site) 
     await two_nodes.deploy(strategy="blue-green", nodes={"colour": "green"})
     await two_nodes.phase(Phase.BAKE)
     assert await two_nodes.ask() == NEW
+
+
+async def test_back_and_forth_under_streaming_callers_no_request_fails_nor_meets_a_release_without_traffic(
+    two_nodes: Site,
+) -> None:
+    """The small version of `python -m bench.rollouts moving`."""
+    wrong: list[str] = []
+    count, going = 0, True
+
+    async def call(number: int) -> None:
+        nonlocal count
+        while going:
+            count += 1
+            had = await two_nodes.weights()
+            body = {"prompt": f"Hello {number} {count}", "stream": True, "temperature": 1}
+            async with two_nodes.http.stream("POST", "/generate", json=body) as answer:
+                text = "".join([piece async for piece in answer.aiter_text()])
+                release = answer.headers.get("x-ramsey-release", "")
+            has = await two_nodes.weights()
+            if answer.status_code != 200 or '"done":true' not in text.replace(" ", ""):
+                wrong.append(text)
+            elif not (had.get(release) or has.get(release)):
+                wrong.append(f"{release} of {had} and {has}")
+
+    callers = [asyncio.create_task(call(number)) for number in range(10)]
+    for release in ("v1.2", "v1.1", "v1.2"):
+        steps = [{"weight": "50%", "min_time": "200ms"}, {"weight": "100%", "min_time": "200ms"}]
+        await two_nodes.deploy(release, steps=steps, keep_warm="200ms")
+        await two_nodes.phase(Phase.DONE)
+    await two_nodes.deploy("v1.1", strategy="blue-green")
+    await two_nodes.phase(Phase.BAKE)
+    await two_nodes.http.post("/admin/rollouts/rollback", json={})
+    going = False
+    await asyncio.gather(*callers)
+    assert wrong == []
+    assert count > 100
+    assert await two_nodes.weights() == {NEW: 1.0}
+
+
+async def test_a_rollback_goes_to_a_named_release_and_never_to_one_that_is_nowhere(two_nodes: Site) -> None:
+    answer = await two_nodes.http.post("/admin/rollouts/rollback", json={})
+    assert answer.status_code == 409
+    assert "Name a version" in answer.json()["error"]["hint"]
+    answer = await two_nodes.http.post("/admin/rollouts/rollback", json={"release": "v0.9"})
+    assert answer.status_code == 404
+    assert "ramsey release create" in answer.json()["error"]["hint"]
+    answer = await two_nodes.http.post("/admin/rollouts/rollback", json={"release": "v1.2"})
+    assert answer.status_code == 200, answer.text
+    await two_nodes.phase(Phase.DONE)
+    assert await two_nodes.weights() == {NEW: 1.0}
+
+
+async def test_a_deploy_ends_a_rollout_that_only_bakes(two_nodes: Site) -> None:
+    third = FakeModel("ramsey-model:v1.3")
+    for node in two_nodes.nodes:
+        node.store.models[third.name] = third
+        node.store.blobs.add(third.weights)
+    await two_nodes.services.pool.check()
+    first = await two_nodes.deploy(strategy="blue-green")
+    await two_nodes.phase(Phase.BAKE)
+    refused = await two_nodes.http.post("/admin/rollouts", json={"release": "v1.1"})
+    assert "ramsey rollback" in refused.json()["error"]["hint"], "it is still warm"
+    await two_nodes.deploy("v1.3", strategy="blue-green")
+    await two_nodes.phase(Phase.BAKE)
+    assert await two_nodes.weights() == {NEW: 0.0, "ramsey-model:v1.3": 1.0}
+    ended = (await two_nodes.http.get(f"/admin/rollouts/{first['id']}")).json()
+    assert ended["phase"] == Phase.DONE
+
+
+async def test_what_it_waits_for_is_told(two_nodes: Site) -> None:
+    await two_nodes.deploy(steps=[{"weight": "5%", "min_time": "1h"}, 1])
+    shown = await two_nodes.until(lambda shown: shown["weight"] == 0.05 and bool(shown["waits"]))
+    assert shown["waits"] == "Its least time is not over."
+    await two_nodes.http.put("/admin/rollouts/lock", json={"message": "exam week"})
+    assert (await two_nodes.http.get("/admin/rollouts/lock")).json()["message"] == "exam week"
