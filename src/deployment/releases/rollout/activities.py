@@ -117,6 +117,11 @@ class Activities:
         scores, beside.scores = beside.scores, []
         return scores
 
+    def keep(self, rollout: Rollout, scores: list[tuple[bool, float]]) -> None:
+        """They could not be written down: count them the next time."""
+        if (beside := self._beside.get(rollout.id)) is not None:
+            beside.scores[:0] = scores
+
     def guards(self, rollout: Rollout, at: float) -> GuardFacts:
         """What the nodes that hold the release say of themselves; `at` in epoch seconds."""
         held = self._held.setdefault(rollout.id, set())

@@ -113,23 +113,19 @@ class Controller:
                 _log.error("a rollout has no traffic", rollout=rollout, reason=error.message)
 
     async def _move(self, rollout_id: str, fence: int) -> None:
-        async with self._database.write() as connection:
-            await self._store.check_fence(connection, fence)
-            rollout = await self._store.get(connection, rollout_id, lock=True)
-            if rollout is None or rollout.phase.over:
+        """Look and decide without a lock, then write if nobody wrote meanwhile: a person's word never waits for us."""
+        async with self._database.read() as connection:
+            before = await self._store.get(connection, rollout_id)
+            if before is None or before.phase.over:
                 return
-            before = rollout
-            rollout, facts = await self._look(connection, rollout)
-            decision = decide(rollout, facts, self._clock.now())
-            if not isinstance(decision, Wait):
-                after = began(before, apply(rollout, decision, self._clock.now()))
-                rollout = await self._carrier.change(connection, after, kind_of(decision), CONTROLLER)
-            else:
-                waits = "" if rollout.stop is not None else decision.reason
-                if rollout is not before or waits != before.waits:
-                    rollout = await self._store.save(connection, replace(rollout, waits=waits))
-            if rollout.cursor != before.cursor:
-                await self._outcomes.delete_through(connection, rollout.id, rollout.cursor)
+            scores = self._activities.scores(before)
+            rollout, facts = await self._look(connection, before, scores)
+        decision = decide(rollout, facts, self._clock.now())
+        try:
+            rollout = await self._write(before, rollout, decision, fence)
+        except BaseException:
+            self._activities.keep(before, scores)
+            raise
         self._activities.follow(rollout)
         if not isinstance(decision, Wait):
             _log.info("rollout", id=rollout.id, phase=rollout.phase.value, weight=rollout.weight, reason=rollout.reason)
@@ -137,7 +133,27 @@ class Controller:
             with contextlib.suppress(RamseyError):
                 await self._nudge()
 
-    async def _look(self, connection: AsyncConnection, rollout: Rollout) -> tuple[Rollout, Facts]:
+    async def _write(self, before: Rollout, rollout: Rollout, decision: Decision, fence: int) -> Rollout:
+        """What was decided, and what is new. Raises Conflict where somebody was faster, or leads now."""
+        if isinstance(decision, Wait):
+            waits = "" if rollout.stop is not None else decision.reason
+            if rollout is before and waits == before.waits:
+                return rollout
+            rollout = replace(rollout, waits=waits)
+        async with self._database.write() as connection:
+            await self._store.check_fence(connection, fence)
+            if isinstance(decision, Wait):
+                rollout = await self._store.save(connection, rollout)
+            else:
+                after = began(before, apply(rollout, decision, self._clock.now()))
+                rollout = await self._carrier.change(connection, after, kind_of(decision), CONTROLLER)
+            if rollout.cursor != before.cursor:
+                await self._outcomes.delete_through(connection, rollout.id, rollout.cursor)
+        return rollout
+
+    async def _look(
+        self, connection: AsyncConnection, rollout: Rollout, scores: list[tuple[bool, float]]
+    ) -> tuple[Rollout, Facts]:
         """What is new of a rollout, and the facts of now."""
         now = self._clock.now()
         lock = await self._store.locked(connection, rollout.model)
@@ -148,7 +164,7 @@ class Controller:
         news = News(
             await self._outcomes.after(connection, rollout.id, rollout.cursor, _BATCHES),
             await self._feedback.after(connection, rollout.id, rollout.votes),
-            self._activities.scores(rollout),
+            scores,
             self._activities.guards(rollout, now.timestamp()),
             await self._gateways.alive(connection),
             await self._gateways.now(connection),

@@ -14,6 +14,7 @@ from deployment.releases.rollout.carry import Carrier
 from deployment.releases.rollout.commands import Verb, commanded
 from deployment.releases.rollout.decide import apply
 from deployment.releases.rollout.freeze import frozen
+from deployment.releases.rollout.judging import began
 from deployment.releases.rollout.model import Phase, Rollout
 from deployment.releases.rollout.plan import Plan, Strategy
 from deployment.releases.rollout.store import Event, Lock, RolloutStore
@@ -179,7 +180,7 @@ class RolloutService:
             if verb is Verb.PROMOTE and (lock := await self._store.locked(connection, rollout.model)) is not None:
                 raise _locked(lock)
             decision = commanded(rollout, verb, actor.name, reason, full=full)
-            after = apply(rollout, decision, self._clock.now())
+            after = began(rollout, apply(rollout, decision, self._clock.now()))
             after = await self._carrier.change(connection, after, _KINDS[verb], actor)
         await self._told()
         return after
