@@ -1,4 +1,4 @@
-"""Rollouts with real processes on this machine: `python -m bench.rollouts [moving|errors|slow|wrong …]`.
+"""Rollouts with real processes on this machine: `python -m bench.rollouts [moving|back|errors|slow|wrong …]`.
 
 moving: 20 rollouts back and forth under 50 streaming callers; errors, slow: how soon a bad release is taken back, and
 how many requests it harmed. Nodes are fake ones whose second release fails or is slow on demand; gateways, database
@@ -29,7 +29,7 @@ from tests.support.stack import ROOT, running_stack
 
 RESULTS = Path(__file__).parent / "results" / "rollouts.json"
 SEED = 20261125
-CALLERS, ROLLOUTS, REQUESTS = 50, 20, 20_000
+CALLERS, ROLLOUTS, REQUESTS, BACKS = 50, 20, 20_000, 15
 TRIALS, RATE, SHARE, MOST_S = 8, 10.0, 0.1, 300.0
 CANARY = {"steps": [{"weight": "25%", "min_time": "1s"}, {"weight": "100%", "min_time": "1s"}], "keep_warm": "1s"}
 
@@ -124,10 +124,6 @@ def _moved(
 ) -> dict[str, Any]:
     tables = [list(_tables(gateway.log)) for gateway in two.gateways]
     wrong = [each for each in seen if not each.failed and not _had_traffic(each, tables[each.gateway])]
-    lags = []
-    for at, release in backs:
-        swaps = [next((when for when, table in log if when >= at and table.get(release) == 1), None) for log in tables]
-        lags.append(max(when - at for when in swaps if when is not None) if None not in swaps else float("inf"))
     return {
         "rollouts": len(ends),
         "ended": {phase: ends.count(phase) for phase in sorted(set(ends))},
@@ -137,12 +133,19 @@ def _moved(
         "failures": sorted({each.failed for each in seen if each.failed}),
         "answered by a release without traffic": len(wrong),
         "seconds": round(seconds, 1),
-        "rollback to the last gateway, seconds": {
-            "median": round(statistics.median(lags), 3),
-            "most": round(max(lags), 3),
-            "of": len(lags),
-        },
+        "rollbacks": _lags(two, backs),
     }
+
+
+def _lags(two: Cluster, backs: list[tuple[float, str]]) -> dict[str, Any]:
+    """From the command until the last gateway has it, in seconds."""
+    lags = []
+    for at, release in backs:
+        tables = [list(_tables(gateway.log)) for gateway in two.gateways]
+        swaps = [next(when for when, table in log if when >= at and table.get(release) == 1) for log in tables]
+        lags.append(max(swaps) - at)
+    seconds = {"median": round(statistics.median(lags), 3), "most": round(max(lags), 3)}
+    return {"to the last gateway, seconds": seconds}
 
 
 def _tables(log: Path) -> Iterable[tuple[float, dict[str, float]]]:
@@ -165,6 +168,20 @@ def _had_traffic(seen: Seen, tables: list[tuple[float, dict[str, float]]]) -> bo
         if begin <= until + 0.005 and end >= seen.sent and weights.get(seen.release, 0) > 0:
             return True
     return False
+
+
+async def back() -> dict[str, Any]:
+    """Rollbacks of a warm release, one after another, nobody else asking."""
+    with postgres_server() as database, tempfile.TemporaryDirectory() as folder:
+        async with cluster(Path(folder), database=database) as two:
+            backs = []
+            for _ in range(BACKS):
+                made = await two.deploy(0, "v1.2", strategy="blue-green", probes={"rate": 0})
+                await two.until(1, made["id"], "bake", seconds=MOST_S)
+                backs.append((time.time(), OLD))
+                await two.http[1].post("/admin/rollouts/rollback", json={})
+                await two.reached({OLD: 1.0})
+            return {"rollbacks": BACKS, "gateways": 2} | _lags(two, backs)
 
 
 # --- bad releases ----------------------------------------------------------------------------------------------
@@ -299,7 +316,7 @@ def _ended_as(shown: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-SECTIONS = {"moving": moving, "errors": errors, "slow": slow, "wrong": wrong}
+SECTIONS = {"moving": moving, "back": back, "errors": errors, "slow": slow, "wrong": wrong}
 
 
 def main(names: list[str]) -> None:

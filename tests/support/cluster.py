@@ -105,8 +105,9 @@ class Cluster:
         raise AssertionError(f"it did not come to {phases}: {shown}")
 
     async def weights(self, gateway: int = 0) -> dict[str, float]:
-        told = (await self.http[gateway].get("/admin/traffic/ramsey-model")).json()
-        return {share["release"]: share["weight"] for share in told["shares"]}
+        """In a gateway's own table."""
+        models = (await self.http[gateway].get("/models")).json()["models"]
+        return {release: weight for release, weight in models[0]["traffic"].items() if weight}
 
     async def reached(self, wanted: dict[str, float], seconds: float = 10.0) -> None:
         """Until every gateway that lives has this traffic."""

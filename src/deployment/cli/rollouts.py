@@ -123,7 +123,8 @@ def history(
     rows = table("rollout", "from", "to", "strategy", "came to", "harmed", "by")
     for each in rollouts:
         where = each["phase"].replace("_", " ") + (f" ({each['stop']})" if each["stop"] else "")
-        told = (each["id"], each["from_release"], each["to_release"], each["strategy"], where, str(each["harmed"]))
+        tags = (each[name].partition(":")[2] for name in ("from_release", "to_release"))
+        told = (each["id"], *tags, each["strategy"], where, str(each["harmed"]))
         rows.add_row(*told, plain(each["started_by"]))
     console().print(rows)
 

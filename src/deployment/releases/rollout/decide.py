@@ -203,6 +203,7 @@ def apply(rollout: Rollout, decision: Decision, now: datetime) -> Rollout:
             return replace(
                 rollout,
                 phase=phase,
+                waits="",
                 step=step if phase is Phase.STEPS else rollout.step,
                 since=now,
                 stop=None,
@@ -210,15 +211,16 @@ def apply(rollout: Rollout, decision: Decision, now: datetime) -> Rollout:
                 gates=rollout.gates if gates is None else gates,
             )
         case Hold(stop, reason):
-            return replace(rollout, stop=stop, reason=reason)
+            return replace(rollout, stop=stop, reason=reason, waits="")
         case Resume(reason, approved):
             more = frozenset() if approved is None else frozenset({approved})
-            return replace(rollout, stop=None, reason=reason, since=now, approved=rollout.approved | more)
+            return replace(rollout, stop=None, reason=reason, waits="", since=now, approved=rollout.approved | more)
         case End(phase, reason, gates):
             return replace(
                 rollout,
                 phase=phase,
                 stop=None,
+                waits="",
                 since=now,
                 ended_at=now,
                 reason=reason,
