@@ -53,8 +53,10 @@ class Controller:
         self._woken = asyncio.Event()
         self.problem: str | None = None
         """Why nothing moves now; for /health."""
-        self.on_decision: Callable[[Rollout, Decision], None] = lambda _rollout, _decision: None
-        """Told of everything that changed, after it was written down."""
+        self.on_running: Callable[[list[Rollout]], None] = lambda _rollouts: None
+        """Told at each look of what runs; of nothing while another process leads."""
+        self.on_end: Callable[[Rollout], None] = lambda _rollout: None
+        """Told of a rollout that the controller ended, after it was written down."""
 
     @property
     def leads(self) -> bool:
@@ -92,32 +94,39 @@ class Controller:
                 await self.tick(fence)
             else:
                 await self._activities.close()
+                self.on_running([])
             self._note(None)
         except DatabaseUnavailable as error:
             self._note(f"No rollout moves. {error.message}")
-        except Exception:
+        except Exception as error:
             # Whatever it was: the traffic stands as it was written down, and the next look may be better.
-            _log.exception("a look at the rollouts failed")
+            problem = f"No rollout moves. Unexpected {type(error).__name__}: {error}"
+            if problem != self.problem:
+                _log.exception("a look at the rollouts failed")
+            self._note(problem)
 
     async def tick(self, fence: int) -> None:
         """One look at every rollout that runs. Raises DatabaseUnavailable."""
         async with self._database.read() as connection:
             running = await self._store.running(connection)
         self._activities.only(running)
+        looked: list[Rollout] = []
         for rollout in running:
             try:
-                await self._move(rollout, fence)
+                if (found := await self._move(rollout, fence)) is not None:
+                    looked.append(found)
             except Conflict as error:  # a person, or a newer leader, was faster
                 _log.info("looks again", rollout=rollout, reason=error.message)
             except NotFound as error:
                 _log.error("a rollout has no traffic", rollout=rollout, reason=error.message)
+        self.on_running([rollout for rollout in looked if not rollout.phase.over])
 
-    async def _move(self, rollout_id: str, fence: int) -> None:
+    async def _move(self, rollout_id: str, fence: int) -> Rollout | None:
         """Look and decide without a lock, then write if nobody wrote meanwhile: a person's word never waits for us."""
         async with self._database.read() as connection:
             before = await self._store.get(connection, rollout_id)
             if before is None or before.phase.over:
-                return
+                return None
             scores = self._activities.scores(before)
             rollout, facts = await self._look(connection, before, scores)
         decision = decide(rollout, facts, self._clock.now())
@@ -129,9 +138,11 @@ class Controller:
         self._activities.follow(rollout)
         if not isinstance(decision, Wait):
             _log.info("rollout", id=rollout.id, phase=rollout.phase.value, weight=rollout.weight, reason=rollout.reason)
-            self.on_decision(rollout, decision)
+            if rollout.phase.over:
+                self.on_end(rollout)
             with contextlib.suppress(RamseyError):
                 await self._nudge()
+        return rollout
 
     async def _write(self, before: Rollout, rollout: Rollout, decision: Decision, fence: int) -> Rollout:
         """What was decided, and what is new. Raises Conflict where somebody was faster, or leads now."""

@@ -1,13 +1,14 @@
 """Rollouts for Prometheus."""
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from deployment.releases.rollout.decide import Decision, End, Hold
 from deployment.releases.rollout.model import Rollout
 
 
 class RolloutMetrics:
-    """On the leader; others keep zeros."""
+    """What runs is told by the leader; what ended by the gateway where it did."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._weight = Gauge(
@@ -24,11 +25,15 @@ class RolloutMetrics:
             registry=registry,
         )
 
-    def note(self, rollout: Rollout, decision: Decision) -> None:
-        """Something was decided."""
-        over = rollout.phase.over
-        self._weight.labels(rollout.model).set(0.0 if over else rollout.weight)
-        self._held.labels(rollout.model).set(float(isinstance(decision, Hold)))
-        if isinstance(decision, End):
-            self._ended.labels(rollout.model, rollout.phase.value).inc()
-            self._harmed.labels(rollout.model).inc(rollout.figures.harmed)
+    def running(self, rollouts: Iterable[Rollout]) -> None:
+        """All that run now."""
+        self._weight.clear()
+        self._held.clear()
+        for rollout in rollouts:
+            self._weight.labels(rollout.model).set(rollout.weight)
+            self._held.labels(rollout.model).set(float(rollout.stop is not None))
+
+    def ended(self, rollout: Rollout) -> None:
+        """One is over."""
+        self._ended.labels(rollout.model, rollout.phase.value).inc()
+        self._harmed.labels(rollout.model).inc(rollout.figures.harmed)

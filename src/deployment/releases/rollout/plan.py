@@ -299,6 +299,22 @@ def parse(document: dict[str, Any], source: str = FILE) -> Plan:
         ) from None
 
 
+def stored(document: dict[str, Any]) -> Plan:
+    """A plan that was checked before it was kept; what a newer version of the code added to it is left out."""
+    try:
+        return Plan.model_validate(document)
+    except ValidationError as error:
+        unknown = [problem["loc"] for problem in error.errors() if problem["type"] == "extra_forbidden"]
+        if not unknown:
+            raise
+        for *where, key in unknown:
+            table: Any = document
+            for part in where:
+                table = table[part]
+            del table[key]
+        return Plan.model_validate(document)
+
+
 def _explain(problem: Any) -> str:
     parts = [str(part) for part in problem["loc"]]
     key = ".".join(parts)

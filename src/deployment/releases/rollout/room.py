@@ -15,7 +15,6 @@ from deployment.database import Database
 from deployment.errors import RamseyError
 from deployment.releases.rollout.activities import Activities, Gatekeeper, Nodes, Placing
 from deployment.releases.rollout.controller import Controller
-from deployment.releases.rollout.decide import Decision
 from deployment.releases.rollout.events import Notifier
 from deployment.releases.rollout.leader import Leader
 from deployment.releases.rollout.metrics import RolloutMetrics
@@ -57,7 +56,8 @@ class Rollouts:
         self._metrics, self._releases = RolloutMetrics(registry), releases
         self._tidy_after_s = settings.engine.request_timeout  # nobody is answered by what left the traffic then
         self._tidying: set[asyncio.Task[None]] = set()
-        self.controller.on_decision = self._decided
+        self.controller.on_running = self._metrics.running
+        self.controller.on_end = self._ended
         self.service = RolloutService(
             database,
             store,
@@ -67,6 +67,7 @@ class Rollouts:
             settings.releases.webhook_hosts,
             sync.refresh,
             self.controller.wake,
+            self._ended,
         )
         self._notifier = Notifier(database, store, lambda: self.controller.leads)
 
@@ -88,8 +89,8 @@ class Rollouts:
             stack.callback(lambda: [task.cancel() for task in self._tidying])
             yield
 
-    def _decided(self, rollout: Rollout, decision: Decision) -> None:
-        self._metrics.note(rollout, decision)
+    def _ended(self, rollout: Rollout) -> None:
+        self._metrics.ended(rollout)
         if rollout.phase is Phase.DONE:
             task = asyncio.create_task(self._tidy())
             self._tidying.add(task)

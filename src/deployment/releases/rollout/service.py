@@ -47,7 +47,7 @@ class RolloutService:
     """What people do.
 
     `hosts` are those that webhooks may call; `nudge` lets this process take in changed traffic at once; `wake` the
-    controller, if it leads.
+    controller, if it leads; `ended` is told of a rollout that a person ended.
     """
 
     def __init__(
@@ -60,9 +60,11 @@ class RolloutService:
         hosts: Collection[str],
         nudge: Callable[[], Awaitable[None]],
         wake: Callable[[], None],
+        ended: Callable[[Rollout], None],
     ) -> None:
         self._database, self._store, self._traffic = database, store, traffic
         self._known, self._clock, self._nudge, self._wake = known, clock, nudge, wake
+        self._ended = ended
         self._hosts = {host.lower() for host in hosts}
         self._carrier = Carrier(store, traffic, clock)
 
@@ -127,7 +129,7 @@ class RolloutService:
                 after = apply(running, decision, self._clock.now())
                 after = await self._carrier.change(connection, after, "rolled_back", actor)
         if running is not None and wanted in (None, running.from_release):
-            await self._told()
+            await self._told(after)
             return after
         if running is not None:
             raise Conflict(
@@ -182,7 +184,7 @@ class RolloutService:
             decision = commanded(rollout, verb, actor.name, reason, full=full)
             after = began(rollout, apply(rollout, decision, self._clock.now()))
             after = await self._carrier.change(connection, after, _KINDS[verb], actor)
-        await self._told()
+        await self._told(after)
         return after
 
     async def lock(self, actor: Principal, model: str, message: str) -> Lock:
@@ -252,7 +254,9 @@ class RolloutService:
     async def _record(self, connection: Any, actor: Principal, action: str, model: str, detail: dict[str, Any]) -> None:
         await record_acts(connection, [Act(self._clock.now(), actor, action, model, detail)])
 
-    async def _told(self) -> None:
+    async def _told(self, changed: Rollout | None = None) -> None:
+        if changed is not None and changed.phase.over:
+            self._ended(changed)
         await self._nudge()
         self._wake()
 

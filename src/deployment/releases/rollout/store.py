@@ -12,7 +12,7 @@ from deployment.database import Moment, metadata
 from deployment.errors import Conflict
 from deployment.releases.rollout.figures import figures_in, figures_out
 from deployment.releases.rollout.model import GateOutcome, Phase, Rollout, Stop
-from deployment.releases.rollout.plan import Plan
+from deployment.releases.rollout.plan import stored
 
 _NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _rollouts = sa.Table(
@@ -246,7 +246,7 @@ def _rollout(row: Any) -> Rollout:
         model=row.model,
         from_release=row.from_release,
         to_release=row.to_release,
-        plan=Plan.model_validate(state["plan"]),
+        plan=stored(state["plan"]),
         phase=Phase(row.phase),
         step=state["step"],
         since=datetime.fromisoformat(state["since"]),
@@ -263,8 +263,8 @@ def _rollout(row: Any) -> Rollout:
         cursor=state["cursor"],
         votes=state["votes"],
         figures=figures_in(state["figures"]),
-        lost_before=state["lost_before"],
-        waits=state["waits"],
+        lost_before=state.get("lost_before", 0),
+        waits=state.get("waits", ""),
         moved_at=datetime.fromisoformat(state["moved_at"]) if state["moved_at"] is not None else None,
         revision=row.revision,
     )

@@ -103,10 +103,13 @@ async def test_prometheus_and_the_terminal_show_it(two_nodes: Site, capsys: pyte
     await two_nodes.until(lambda shown: shown["weight"] == 0.05)
     await two_nodes.ask()
     before = await two_nodes.until(lambda shown: bool(shown["verdicts"]))
-    metrics = (await two_nodes.http.get("/metrics")).text
-    assert 'ramsey_rollout_weight{model="ramsey-model"} 0.05' in metrics
+    async with asyncio.timeout(10):
+        while 'ramsey_rollout_weight{model="ramsey-model"} 0.05' not in (await two_nodes.http.get("/metrics")).text:
+            await asyncio.sleep(0.05)
     await two_nodes.say("abort", reason="enough")
     after = await two_nodes.now()
+    metrics = (await two_nodes.http.get("/metrics")).text
+    assert 'ramsey_rollouts_ended_total{model="ramsey-model",phase="aborted"} 1.0' in metrics
 
     from rich.console import Console
 
