@@ -9,6 +9,8 @@ from deployment.releases.traffic import Outcome, ShadowSample
 
 _MOST_POINTS = 240
 _FIRST_SPAN_S = 5.0
+_FEW = 20
+"""Fewer times of the old release say nothing of what is slow."""
 _BASE = 1.1
 """Times are counted in buckets that grow by a tenth: a percentile is right within 5 %."""
 
@@ -143,6 +145,8 @@ class Figures:
 
 
 def _is_long(times: Times, time: float, ratio: float) -> bool:
+    if times.count < _FEW:
+        return False
     middle, nearly_all = times.at(0.5), times.at(0.99)
     return middle is not None and nearly_all is not None and time > ratio * middle and time > nearly_all
 
