@@ -47,6 +47,9 @@ Length = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=30 * 86400, 
 Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1, allow_inf_nan=False)]
 
 
+_Label = Annotated[str, Field(max_length=64)]
+
+
 class Part(BaseModel):
     """A table of the file: frozen, and unknown keys are refused."""
 
@@ -186,7 +189,7 @@ class Plan(Part):
     keep_warm: Length = Field(
         3600.0, description="How long the old release stays loaded after the last step, to be back at once."
     )
-    nodes: dict[str, str] = Field(
+    nodes: dict[_Label, _Label] = Field(
         default_factory=dict, max_length=16, description="Labels of the nodes for the new release; by default all."
     )
     sticky: Literal["none", "session", "key"] | None = Field(

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,9 +21,14 @@ from deployment.releases.rollout.service import RolloutService
 from deployment.releases.rollout.store import Event, Lock
 
 _Name = Annotated[str, Field(max_length=170, pattern=r"^[a-z0-9_][a-z0-9_.:-]*$")]
-_Model = Annotated[str | None, Query(max_length=80, description="By default the settings' model.")]
-_Id = Annotated[str, Field(max_length=64)]
-_Reason = Annotated[str, Field(max_length=500, description="Why; for the record and for who is told.")]
+_Model = Annotated[
+    str | None, Query(pattern=r"^[a-z0-9_][a-z0-9_.-]{0,79}$", description="By default the settings' model.")
+]
+_Id = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
+_PRINTABLE = r"^[^\x00-\x08\x0b-\x1f\x7f]*$"
+_Reason = Annotated[
+    str, Field(max_length=500, pattern=_PRINTABLE, description="Why; for the record and for who is told.")
+]
 
 
 class _Body(BaseModel):
@@ -56,7 +61,7 @@ class RollbackIn(_Body):
 class LockIn(_Body):
     """Why nothing shall move."""
 
-    message: str = Field(min_length=1, max_length=500)
+    message: str = Field(min_length=1, max_length=500, pattern=_PRINTABLE)
 
 
 class SideOut(BaseModel):

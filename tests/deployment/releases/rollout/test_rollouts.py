@@ -57,9 +57,11 @@ async def test_two_at_once_are_refused(two_nodes: Site) -> None:
         ({"release": "v1.1"}, 409, "has all traffic already"),
         ({"release": "other:v1"}, 400, "no release of ramsey-model"),
         ({"release": "v1.2", "plan": {"stps": []}}, 400, "did you mean steps?"),
+        ({"release": "v1.2", "plan": {"nodes": {"colour": "x" * 65}}}, 400, "nodes.colour"),
+        ({"release": "v1.2", "note": "a\0b"}, 400, "note"),
         ({"release": "v1.2", "plan": {"freeze": {"windows": ["Mon 00:00 - Mon 00:00"]}}}, 409, "frozen"),
     ],
-    ids=["unknown", "the same", "another model", "a wrong plan", "frozen"],
+    ids=["unknown", "the same", "another model", "a wrong plan", "a long label", "a control character", "frozen"],
 )
 async def test_what_cannot_be_is_refused_and_the_traffic_stays(
     two_nodes: Site, body: dict[str, object], status: int, words: str
