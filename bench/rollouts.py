@@ -281,9 +281,7 @@ async def wrong() -> dict[str, Any]:
 
 async def _keep(session: aiohttp.ClientSession, modelfile: Path, version: str) -> None:
     if not modelfile.is_file():  # noqa: ASYNC240 - once
-        raise SystemExit(
-            f"There is no {modelfile}: WRONG_RELEASE names that of a release that answers wrongly."
-        )
+        raise SystemExit(f"There is no {modelfile}: WRONG_RELEASE names that of a release that answers wrongly.")
     text = modelfile.read_text()  # noqa: ASYNC240 - once
     weights = re.search(r"^FROM (\S+)", text, re.MULTILINE)
     assert weights is not None

@@ -23,7 +23,7 @@ from deployment.releases.rollout.freeze import frozen
 from deployment.releases.rollout.judging import News, began, judged
 from deployment.releases.rollout.leader import Leader
 from deployment.releases.rollout.model import Phase, Rollout
-from deployment.releases.rollout.store import RolloutStore
+from deployment.releases.rollout.store import RolloutStore, Superseded
 from deployment.releases.traffic import FeedbackStore, GatewayStore, OutcomeStore, TrafficStore
 
 TICK_S = 0.5
@@ -98,6 +98,9 @@ class Controller:
             self._note(None)
         except DatabaseUnavailable as error:
             self._note(f"No rollout moves. {error.message}")
+        except Superseded as error:
+            _log.warning("leads no longer", reason=error.message)
+            await self._leader.resign()
         except Exception as error:
             # Whatever it was: the traffic stands as it was written down, and the next look may be better.
             problem = f"No rollout moves. Unexpected {type(error).__name__}: {error}"
@@ -106,7 +109,7 @@ class Controller:
             self._note(problem)
 
     async def tick(self, fence: int) -> None:
-        """One look at every rollout that runs. Raises DatabaseUnavailable."""
+        """One look at every rollout that runs. Raises DatabaseUnavailable, Superseded where another one leads."""
         async with self._database.read() as connection:
             running = await self._store.running(connection)
         self._activities.only(running)
@@ -115,6 +118,8 @@ class Controller:
             try:
                 if (found := await self._move(rollout, fence)) is not None:
                     looked.append(found)
+            except Superseded:
+                raise
             except Conflict as error:  # a person, or a newer leader, was faster
                 _log.info("looks again", rollout=rollout, reason=error.message)
             except NotFound as error:

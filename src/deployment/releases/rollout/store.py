@@ -83,6 +83,10 @@ class Lock:
     locked_at: datetime
 
 
+class Superseded(Conflict):
+    """Another process leads the rollouts now."""
+
+
 class RolloutStore:
     """Works inside the caller's transaction."""
 
@@ -193,10 +197,10 @@ class RolloutStore:
         return int((await connection.execute(raised)).scalar_one())
 
     async def check_fence(self, connection: AsyncConnection, fence: int) -> None:
-        """Hold the fence to the end of the transaction. Raises Conflict when a newer leader has raised it."""
+        """Hold the fence to the end of the transaction. Raises Superseded when a newer leader has raised it."""
         row = (await connection.execute(sa.select(_leader).with_for_update())).one()
         if row.fence != fence:
-            raise Conflict(f"{row.holder} leads the rollouts now.")
+            raise Superseded(f"{row.holder} leads the rollouts now.")
 
 
 def _busy(model: str, rollout: str, release: str, phase: str) -> Conflict:

@@ -8,6 +8,7 @@ from tests.support.fake_node import FakeModel
 
 from deployment.access import LOCAL_OPERATOR
 from deployment.releases.rollout.model import Phase
+from deployment.releases.rollout.store import RolloutStore, Superseded
 
 
 async def test_blue_green_moves_all_traffic_and_goes_back_at_once(two_nodes: Site) -> None:
@@ -174,3 +175,19 @@ async def test_what_it_waits_for_is_told(two_nodes: Site) -> None:
     assert shown["waits"] == "Its least time is not over."
     await two_nodes.http.put("/admin/rollouts/lock", json={"message": "exam week"})
     assert (await two_nodes.http.get("/admin/rollouts/lock")).json()["message"] == "exam week"
+
+
+async def test_an_older_leader_moves_nothing_and_stands_for_election_again(two_nodes: Site) -> None:
+    rollouts = two_nodes.services.rollouts
+    async with asyncio.timeout(10):
+        while rollouts.leader.fence is None:
+            await asyncio.sleep(0.01)
+    stale = rollouts.leader.fence
+    async with two_nodes.services.database.write() as connection:
+        await RolloutStore().raise_fence(connection, "another")
+    await two_nodes.deploy(strategy="blue-green")
+    with pytest.raises(Superseded, match="leads the rollouts now"):
+        await rollouts.controller.tick(stale)
+    await two_nodes.phase(Phase.BAKE)
+    assert rollouts.leader.fence is not None
+    assert rollouts.leader.fence > stale + 1
