@@ -39,6 +39,7 @@ from deployment.gateway import (
 from deployment.gateway.cache import Answers, MemoryStore, RedisStore, SemanticIndex, Store
 from deployment.gateway.listener import TrustedProxies, fixed_headers, listen, server_config
 from deployment.gateway.pages import add_pages
+from deployment.privacy import Privacy
 from deployment.releases import BLOBS, BringUp, CatalogueRoom, Traffic, TrafficRoom
 from deployment.releases.rollout import FromCatalogue, Rollouts
 from deployment.secret_store import SecretStore
@@ -64,10 +65,12 @@ class Services:
     traffic_room: TrafficRoom
     rollouts: Rollouts
     releases: CatalogueRoom
+    privacy: Privacy
 
     def degraded(self) -> list[str]:
         """What runs on without something that it should have, in words."""
-        problems = [*self.access.problems, *self.traffic_room.problems, *self.rollouts.problems]
+        rooms = (self.access, self.traffic_room, self.rollouts, self.privacy)
+        problems = [problem for room in rooms for problem in room.problems]
         if self.secrets.problem is not None:
             problems.append(self.secrets.problem)
         if self.pool.slots_shared is False:
@@ -88,7 +91,10 @@ def build(settings: Settings, clock: Clock | None = None) -> Services:
     room = TrafficRoom(settings, database, pool, access.authenticator, clock, metrics.registry)
     traffic = room.traffic
     catalogue = CatalogueRoom(settings, database, pool, traffic, access.authenticator, clock)
-    gateway = Gateway(settings, pool, answers, access.authenticator, access.limits, room, metrics, clock)
+    privacy = Privacy(settings.privacy, database, room.feedback_store, clock, metrics.registry)
+    gateway = Gateway(
+        settings, pool, answers, access.authenticator, access.limits, room, privacy.keeper, metrics, clock
+    )
     catalogue.leaving = lambda: gateway.drain.refusing
     releases = FromCatalogue(catalogue, pool, clock)
     rollouts = Rollouts(settings, database, room.sync, pool, releases, metrics.registry, clock)
@@ -105,6 +111,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Services:
         room,
         rollouts,
         catalogue,
+        privacy,
     )
 
 
@@ -134,6 +141,7 @@ def create_app(settings: Settings) -> FastAPI:
             await stack.enter_async_context(services.access.running())
             await stack.enter_async_context(services.traffic_room.running())
             await stack.enter_async_context(services.releases.running())
+            await stack.enter_async_context(services.privacy.running())
             await stack.enter_async_context(services.bring_up)
             await stack.enter_async_context(services.rollouts.running())
             await stack.enter_async_context(_running(services.gateway.exchanges.watch()))
@@ -164,6 +172,7 @@ def create_app(settings: Settings) -> FastAPI:
         services.traffic_room.routes(),
         services.rollouts.routes(services.access.authenticator),
         services.releases.routes(),
+        services.privacy.routes(services.access.authenticator),
     ):
         app.include_router(router)
     app.openapi = lambda: document(app, BODIES)  # type: ignore[method-assign]

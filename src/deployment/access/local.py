@@ -2,17 +2,17 @@
 
 import os
 import pwd
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from deployment.access.audit import AuditStore
 from deployment.access.audit_routes import add_audit_routes
 from deployment.access.model import Principal
-from deployment.access.routes import admin_routes
+from deployment.access.routes import Callers, admin_routes
 from deployment.access.service import LOCAL_OPERATOR, AccessService
 from deployment.access.store import AccessStore
 from deployment.clock import Clock
@@ -21,8 +21,10 @@ from deployment.settings import Settings
 
 
 @asynccontextmanager
-async def local_admin(settings: Settings, clock: Clock) -> AsyncIterator[FastAPI]:
-    """The admin API of keys, tenants, roles, limits and the record over the settings' database.
+async def local_admin(
+    settings: Settings, clock: Clock, more: Callable[[Database, Callers], APIRouter] | None = None
+) -> AsyncIterator[FastAPI]:
+    """The admin API of keys, tenants, roles, limits and the record over the settings' database, and `more` of it.
 
     Every request is the local operator's: call it, never serve it. Running gateways see a change within a
     second. Errors are raised, not rendered; DatabaseUnavailable when the database is away.
@@ -36,6 +38,8 @@ async def local_admin(settings: Settings, clock: Clock) -> AsyncIterator[FastAPI
         add_audit_routes(router, service, caller)
         app = FastAPI()
         app.include_router(router)
+        if more is not None:
+            app.include_router(more(database, caller))
         yield app
     finally:
         await database.close()

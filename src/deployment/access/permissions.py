@@ -35,6 +35,10 @@ class Permission(StrEnum):
     TENANTS_ALL = "tenants:all"
     """Act in tenants other than one's own."""
     AUDIT_READ = "audit:read"
+    PRIVACY_READ = "privacy:read"
+    """See what is kept of a person."""
+    PRIVACY_WRITE = "privacy:write"
+    """Say what is kept, and erase it."""
 
 
 _P = Permission

@@ -93,11 +93,22 @@ class LocalAdmin:
         return asyncio.run(self._answer(method, path, json.dumps(body).encode() if body is not None else b""))
 
     async def _answer(self, method: str, path: str, body: bytes) -> Any:
-        from deployment.access import local_admin
+        from fastapi import APIRouter
+        from prometheus_client import CollectorRegistry
+
+        from deployment.access import Callers, local_admin
         from deployment.clock import SystemClock
+        from deployment.database import Database
+        from deployment.privacy import Privacy
+        from deployment.releases import FeedbackStore
         from deployment.secret_store import looked_up
 
-        async with local_admin(looked_up(self._settings), SystemClock()) as app:
+        settings, clock = looked_up(self._settings), SystemClock()
+
+        def privacy(database: Database, caller: Callers) -> APIRouter:
+            return Privacy(settings.privacy, database, FeedbackStore(), clock, CollectorRegistry()).routes(caller)
+
+        async with local_admin(settings, clock, privacy) as app:
             content = await called(app, method, path, body)
         return json.loads(content) if content else None
 

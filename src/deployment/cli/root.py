@@ -17,6 +17,7 @@ from deployment.cli import (
     keys,
     models,
     nodes,
+    privacy,
     releases,
     rollouts,
     stack,
@@ -76,6 +77,7 @@ app.add_typer(access.tenants, name="tenants")
 app.add_typer(access.roles, name="roles")
 app.add_typer(access.limits, name="limits")
 app.add_typer(audit.app, name="audit")
+app.add_typer(privacy.app, name="privacy")
 
 
 @app.command()

@@ -18,6 +18,7 @@ from deployment.gateway.cache import MISS, Answers, Opened
 from deployment.gateway.encoder import Encoder, Times
 from deployment.gateway.errors_out import error_body
 from deployment.gateway.inference import most_tokens
+from deployment.gateway.kept import Kept
 from deployment.gateway.observed import Observed
 from deployment.ollama_client import Done, collect
 from deployment.releases import RecentAnswers
@@ -190,10 +191,11 @@ class Generation(Exchange):
         default_output: int,
         rollout: str | None,
         observed: Observed | None,
+        kept: Kept | None,
     ) -> None:
-        """`rollout`: the one that its release was drawn in; `observed`: who measures it, if anybody does."""
+        """`rollout`: the one that its release was drawn in; `observed`: who measures it; `kept`: where it is kept."""
         super().__init__(wire, record, dialect, headers)
-        self._rollout, self._observed = rollout, observed
+        self._rollout, self._observed, self._kept = rollout, observed, kept
         self._call, self._encoder, self._bypass = call, encoder, bypass_cache
         self._principal, self._default_output = principal, default_output
         self._pieces = 0
@@ -209,6 +211,8 @@ class Generation(Exchange):
         self._wire.recent.note(self._principal.tenant, record.request_id, self._call.release, self._rollout)
         if observed is not None:
             observed.succeeded(record)
+        if self._kept is not None:
+            self._kept.succeeded(record)
 
     async def _answer_limited(self, send: Send) -> None:
         body, record = self._call.body, self._record
@@ -241,6 +245,8 @@ class Generation(Exchange):
             self._extra["x-ramsey-cache"] = answer.cache
         if self._observed is not None:
             answer.events = self._observed.over(answer.events, stream=self._call.body["stream"])
+        if self._kept is not None:
+            answer.events = self._kept.over(answer.events)
         try:
             if self._call.body["stream"]:
                 await self._stream(answer, send)

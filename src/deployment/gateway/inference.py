@@ -30,6 +30,8 @@ class Inference:
     model: str | None
     body: dict[str, Any]
     stream: bool
+    subject: str | None = None
+    """Whose request it is, as OpenAI's `user` says."""
 
     def prompt_chars(self) -> int:
         """Characters that the model would read: prompt, system and every message."""

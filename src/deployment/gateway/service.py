@@ -27,8 +27,10 @@ from deployment.gateway.inference import (
     to_call,
     understand,
 )
+from deployment.gateway.kept import Kept
 from deployment.gateway.neutral import neutral_body, pattern_of
 from deployment.gateway.observed import Observed
+from deployment.privacy import Keeper, redacted_all
 from deployment.releases import PIN_HEADER, Caller, Choice, Split, Traffic, TrafficRoom
 from deployment.settings import Settings
 from deployment.telemetry import Metrics, RequestRecord
@@ -55,6 +57,7 @@ class Gateway:
     authenticator: Authenticator
     limits: Limits
     room: TrafficRoom
+    keeper: Keeper
     metrics: Metrics
     clock: Clock
     drain: Drain = field(default_factory=Drain)
@@ -88,7 +91,7 @@ class Gateway:
         dialect: str,
     ) -> Generation:
         """One inference, as a response that runs it. Raises what is wrong with the request before anything runs."""
-        session, pin, bypass = _own_headers(request.scope["headers"])
+        session, pin, subject, bypass = _own_headers(request.scope["headers"])
         served = await self.resolve(inference.model, principal, session, pin)
         bounds = Bounds.of(self.settings.model, self.limits.sizes(principal, served.logical))
         markers = self._markers(served.release)
@@ -96,7 +99,8 @@ class Gateway:
         record: RequestRecord = request.scope["state"]["record"]
         record.stream = inference.stream
         if self.settings.log.prompts:
-            record.prompt = inference.prompt()
+            prompt = inference.prompt()
+            record.prompt = redacted_all(prompt) if self.settings.privacy.redact_logs else prompt
         headers = self._headers(record, served)
         if ignored:
             headers["x-ramsey-ignored"] = ", ".join(ignored)
@@ -112,7 +116,14 @@ class Gateway:
             bypass_cache=bypass,
             rollout=None if served.choice.pinned else served.split.rollout,
             observed=self._observed(inference, call, served),
+            kept=self._kept(inference, principal, subject),
         )
+
+    def _kept(self, inference: Inference, principal: Principal, subject: str | None) -> Kept | None:
+        """Where the tenant asked to keep its conversations."""
+        if not self.keeper.wants(principal.tenant):
+            return None
+        return Kept(self.keeper, inference, principal.tenant, subject or inference.subject or principal.id)
 
     def _observed(self, inference: Inference, call: Call, served: Served) -> Observed | None:
         """Who looks at this request: the judge, or a shadow; mostly nobody."""
@@ -138,7 +149,7 @@ class Gateway:
         dialect: str,
     ) -> Unary:
         """One call with one JSON answer (embeddings, show)."""
-        _, pin, _ = _own_headers(request.scope["headers"])
+        _, pin, _, _ = _own_headers(request.scope["headers"])
         served = await self.resolve(model, principal, None, pin, main=True)
         body = neutral_body(body, self._markers(served.release))
         refuse_unwritable(body)
@@ -244,15 +255,17 @@ class Gateway:
         return {"x-ramsey-release": served.release}
 
 
-def _own_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str | None, bool]:
-    """What an inference looks at, in one pass: the session, the pin, and whether the cache is passed by."""
-    session = pin = None
+def _own_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str | None, str | None, bool]:
+    """What an inference looks at, in one pass: session, pin, subject, and whether the cache is passed by."""
+    session = pin = subject = None
     bypass = False
     for name, value in headers:
         if name == b"x-session-id":
             session = value.decode("latin-1")
         elif name == _PIN:
             pin = value.decode("latin-1")
+        elif name == b"x-ramsey-subject":
+            subject = value.decode("latin-1")
         elif name == b"cache-control":
             bypass = bypass or _BYPASS.search(value) is not None
-    return session, pin, bypass
+    return session, pin, subject, bypass

@@ -11,7 +11,14 @@ from deployment.settings.loading import CONFIG_FILE, config_path, describe_varia
 from deployment.settings.releases import ReleasesSettings, TrafficSettings
 from deployment.settings.section import Section
 from deployment.settings.serving import CacheSettings, ModelSettings, ServerSettings
-from deployment.settings.state import DatabaseSettings, LogLevel, LogSettings, SecretsSettings
+from deployment.settings.state import (
+    DatabaseSettings,
+    LogLevel,
+    LogSettings,
+    PrivacyKey,
+    PrivacySettings,
+    SecretsSettings,
+)
 from deployment.settings.tree import Profile, Settings
 
 __all__ = [
@@ -33,6 +40,8 @@ __all__ = [
     "PlacementPolicy",
     "PoolSettings",
     "Price",
+    "PrivacyKey",
+    "PrivacySettings",
     "Profile",
     "ReleasesSettings",
     "SecretsSettings",

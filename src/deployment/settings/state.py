@@ -2,9 +2,9 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from deployment.settings.section import Seconds, Section
 
@@ -57,3 +57,25 @@ class LogSettings(Section):
 
     level: LogLevel = Field(LogLevel.INFO, description="Least important level that is logged.")
     prompts: bool = Field(False, description="Also log prompts. They may hold personal data.")
+
+
+class PrivacyKey(Section):
+    """A key that conversations are sealed with."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Its name; stands beside what it sealed.")
+    secret: SecretStr = Field(description="32 bytes in base64, or where they are: env:, file:, vault:, aws:.")
+
+
+class PrivacySettings(Section):
+    """Conversations that tenants ask to keep. Nobody's are kept by themselves."""
+
+    keys: tuple[PrivacyKey, ...] = Field(
+        (), description="The first seals conversations, all open them. Without one nothing can be kept."
+    )
+    redact_logs: bool = Field(True, description="Replace personal data in prompts that log.prompts writes.")
+
+    @model_validator(mode="after")
+    def _each_key_once(self) -> Self:
+        if len({key.id for key in self.keys}) < len(self.keys):
+            raise ValueError("two keys have the same id")
+        return self

@@ -19,7 +19,7 @@ from deployment.settings.engines import EngineSettings, PoolSettings
 from deployment.settings.environment import from_ollama_variables
 from deployment.settings.releases import ReleasesSettings, TrafficSettings
 from deployment.settings.serving import CacheSettings, ModelSettings, ServerSettings
-from deployment.settings.state import DatabaseSettings, LogSettings, SecretsSettings
+from deployment.settings.state import DatabaseSettings, LogSettings, PrivacySettings, SecretsSettings
 
 
 class Profile(StrEnum):
@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     traffic: TrafficSettings = Field(default_factory=TrafficSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     secrets: SecretsSettings = Field(default_factory=SecretsSettings)
+    privacy: PrivacySettings = Field(default_factory=PrivacySettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @classmethod

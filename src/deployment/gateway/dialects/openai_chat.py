@@ -154,6 +154,9 @@ class Sampling(OpenRequest):
 
     model: ModelName
     stream: bool | None = None
+    user: Annotated[str, Field(max_length=256)] | None = Field(
+        None, description="Whose request it is; where conversations are kept, it stands under this name."
+    )
     stream_options: StreamOptions | None = None
     max_tokens: Tokens | None = None
     temperature: Temperature | None = None
@@ -221,7 +224,7 @@ class ChatCompletionRequest(Sampling):
             "truncate": False,
             "options": options,
         }
-        return Inference("/api/chat", self.model, body, bool(self.stream))
+        return Inference("/api/chat", self.model, body, bool(self.stream), self.user)
 
 
 def tool_calls_out(calls: list[dict[str, Any]], first_index: int = 0) -> list[dict[str, Any]]:

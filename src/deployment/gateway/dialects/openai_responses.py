@@ -88,6 +88,9 @@ class ResponsesRequest(OpenRequest):
     text: TextOptions = TextOptions()
     tools: list[dict[str, Any]] | None = None
     stream: bool | None = None
+    user: Annotated[str, Field(max_length=256)] | None = Field(
+        None, description="Whose request it is; where conversations are kept, it stands under this name."
+    )
     previous_response_id: str | None = None
     background: bool | None = None
 
@@ -116,7 +119,7 @@ class ResponsesRequest(OpenRequest):
             "truncate": False,
             "options": options,
         }
-        return Inference("/api/chat", self.model, body, bool(self.stream))
+        return Inference("/api/chat", self.model, body, bool(self.stream), self.user)
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class CompletionRequest(Sampling):
             "truncate": False,
             "options": self.options(),
         }
-        return Inference("/api/generate", self.model, body, bool(self.stream))
+        return Inference("/api/generate", self.model, body, bool(self.stream), self.user)
 
 
 class CompletionEncoder:

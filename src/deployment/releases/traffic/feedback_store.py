@@ -1,5 +1,6 @@
 """Callers' votes on answers. The only SQL for their tables."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -130,6 +131,14 @@ class FeedbackStore:
         query = sa.select(_feedback).where(_feedback.c.rollout == rollout, _feedback.c.seq > seq)
         rows = await connection.execute(query.order_by(_feedback.c.seq).limit(limit))
         return [Feedback(**row) for row in rows.mappings()]
+
+    async def erase(self, connection: AsyncConnection, tenant: str, request_ids: Sequence[str], given_by: str) -> int:
+        """Delete the votes on these answers, and those that a caller gave; returns how many."""
+        gone = 0
+        for table in (_feedback, _pending):
+            theirs = sa.or_(table.c.request_id.in_(list(request_ids)), table.c.given_by == given_by)
+            gone += (await connection.execute(sa.delete(table).where(table.c.tenant == tenant, theirs))).rowcount
+        return gone
 
     @staticmethod
     async def _there(connection: AsyncConnection, table: sa.Table, vote: Vote) -> bool:

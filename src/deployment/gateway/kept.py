@@ -1,0 +1,43 @@
+"""A conversation that its tenant asked to keep. Others cost nothing."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from deployment.gateway.inference import Inference
+from deployment.ollama_client import Done, Event
+from deployment.privacy import Keeper
+from deployment.telemetry import RequestRecord
+
+_MOST_TEXT = 200_000  # characters of an answer that are kept
+
+
+class Kept:
+    """Gathers what is to be kept of one generation."""
+
+    def __init__(self, keeper: Keeper, inference: Inference, tenant: str, subject: str) -> None:
+        self._keeper, self._tenant, self._subject = keeper, tenant, subject
+        body = inference.body
+        self._content: dict[str, Any] = {
+            name: body[name] for name in ("system", "prompt", "messages") if body.get(name)
+        }
+        self._texts: list[str] = []
+        self._chars = 0
+
+    async def over(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+        """The same events; their texts are kept, as far as there is room."""
+        async for event in events:
+            if not isinstance(event, Done) and self._chars < _MOST_TEXT:
+                self._texts.append(event.text)
+                self._chars += len(event.text)
+            yield event
+
+    def succeeded(self, record: RequestRecord) -> None:
+        """The whole answer was given."""
+        self._keeper.note(
+            tenant=self._tenant,
+            subject=self._subject,
+            request_id=record.request_id,
+            model=record.model or "",
+            release=record.release or "",
+            content={**self._content, "answer": "".join(self._texts)[:_MOST_TEXT]},
+        )

@@ -1,0 +1,40 @@
+"""The room put together."""
+
+from contextlib import AbstractAsyncContextManager
+
+from fastapi import APIRouter
+from prometheus_client import CollectorRegistry
+
+from deployment.access import Callers
+from deployment.clock import Clock
+from deployment.database import Database
+from deployment.privacy.keeper import Keeper
+from deployment.privacy.routes import privacy_routes
+from deployment.privacy.sealing import Sealer
+from deployment.privacy.service import PrivacyService, Votes
+from deployment.privacy.store import PrivacyStore
+from deployment.settings import PrivacySettings
+
+
+class Privacy:
+    """Everything about what is kept of people. Construction opens nothing."""
+
+    def __init__(
+        self, settings: PrivacySettings, database: Database, votes: Votes, clock: Clock, registry: CollectorRegistry
+    ) -> None:
+        store, sealer = PrivacyStore(), Sealer(settings.keys)
+        self.keeper = Keeper(database, store, sealer, clock, registry)
+        self.service = PrivacyService(database, store, sealer, clock, votes, self.keeper.flush, self.keeper.refresh)
+
+    @property
+    def problems(self) -> list[str]:
+        """What the room does without now, for /health; empty when all is well."""
+        return [self.keeper.problem] if self.keeper.problem is not None else []
+
+    def routes(self, authenticator: Callers) -> APIRouter:
+        """The admin API."""
+        return privacy_routes(self.service, authenticator)
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Keep and expire in the background until the end. The access room has migrated the database before."""
+        return self.keeper.running()
