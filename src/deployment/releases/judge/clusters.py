@@ -1,4 +1,4 @@
-"""Sticky callers: many requests, one sample."""
+"""Sticky callers: many requests, one sample in each step."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field

@@ -1,5 +1,6 @@
 """The judge of one rollout: takes in what became of requests, and says with reasons whether the candidate is good."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -81,7 +82,9 @@ class Judge:
         for outcome in outcomes:
             counts, fails = True, outcome.failed
             if outcome.cluster is not None:
-                counts, fails = self._clusters.first(outcome.cluster, failed=outcome.failed)
+                counts, fails = self._clusters.first(
+                    f"{int(outcome.candidate)}{outcome.cluster}", failed=outcome.failed
+                )
             if fails:
                 self._regression.error(candidate=outcome.candidate, weight=outcome.weight)
             if counts:
@@ -100,8 +103,9 @@ class Judge:
                 self._pairs[name].add(kind, time, candidate=outcome.candidate)
 
     def quality(self, *, candidate: bool, score: float) -> None:
-        """Take in a scored answer, 0 to 1."""
-        self._scores.add(min(max(score, 0.0), 1.0), candidate=candidate)
+        """Take in a scored answer, 0 to 1; what is no number is no score."""
+        if math.isfinite(score):
+            self._scores.add(min(max(score, 0.0), 1.0), candidate=candidate)
 
     def guard(self, facts: GuardFacts) -> None:
         """Take in how nodes and queue are."""
@@ -111,6 +115,8 @@ class Judge:
         """A step began: requests are counted anew for it. What can roll back goes on: evidence is never lost."""
         self._step = Rate()
         self._arrived = [0, 0]
+        # A caller who comes back, perhaps to the other side, is a sample of the new step too, on either side alike.
+        self._clusters = Clusters()
 
     # --- what it says ---------------------------------------------------------------------------------------
 

@@ -147,6 +147,45 @@ def test_a_sticky_session_is_one_sample_however_many_requests_it_makes() -> None
     assert verdict(judged(several), "errors").result is Result.FAIL
 
 
+def test_sessions_that_come_back_are_samples_of_the_next_step_too() -> None:
+    sessions = [Outcome(0.0, True, 0.5, False, 10.0, 1.0, "", 5, f"session-{i}") for i in range(120)]
+    judge = judged(sessions)
+    judge.step()
+    judge.observe(sessions * 10)
+    assert verdict(judge, "safe", StepNeeds(min_requests=120)).samples == 120
+
+
+@pytest.mark.parametrize("failed_before", [False, True])
+def test_sessions_that_move_to_the_new_release_are_counted_there(failed_before: bool) -> None:
+    before = [Outcome(0.0, False, 0.1, failed_before, 10.0, 1.0, "", 5, f"session-{i}") for i in range(60)]
+    judge = judged(before)
+    judge.step()
+    evidence = next(e.value for e in judge.evidence() if e.check == "errors")
+    judge.observe([each._replace(candidate=True, weight=0.3, failed=True) for each in before])
+    assert next(e.value for e in judge.evidence() if e.check == "errors") > evidence
+    found = verdict(judge, "error limit")
+    assert (found.samples, found.value, found.result) == (60, 1.0, Result.FAIL)
+
+
+def test_sessions_that_always_fail_are_not_blamed_on_the_release_they_come_to() -> None:
+    """Each fails on whichever side it is; the new release gets more of them only as its share grows."""
+    rng, judge = random.Random(11), judged()
+    draws = [rng.random() for _ in range(400)]
+    for weight in (0.05, 0.25, 0.5):
+        judge.step()
+        judge.observe(
+            Outcome(0.0, draw < weight, weight, True, None, None, "", 5, f"session-{i}") for i, draw in enumerate(draws)
+        )
+    assert verdict(judge, "errors").result is not Result.FAIL
+
+
+def test_a_score_that_is_no_number_changes_nothing() -> None:
+    judge = judged()
+    before = judge.state()
+    judge.quality(candidate=True, score=float("nan"))
+    assert judge.state() == before
+
+
 def test_a_session_that_fails_later_counts_as_a_failed_one() -> None:
     well = Outcome(0.0, True, 0.5, False, 10.0, 1.0, "", 5, "session-1")
     judge = judged([well, well, well._replace(failed=True), well._replace(failed=True)])
