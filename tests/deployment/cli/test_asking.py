@@ -282,7 +282,6 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(machine: "Machine") -> None:
             read_until(master, "Once upon")
             os.write(master, b"\x03")
             read_until(master, "» ")
-            os.write(master, b"\x03")
             assert "Ctrl-D leaves" in read_until(master, "» ", press=b"\x03")
             os.write(master, b"\x1b[200~line one\nline two\x1b[201~\r")  # as a terminal pastes
             assert "Nine." in read_until(master, "\r\n\r\n» ")

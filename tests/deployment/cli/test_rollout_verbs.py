@@ -1,6 +1,7 @@
 """The verbs of rollouts, as a person uses them, on a real engine with the trained models."""
 
 import json
+import time
 from pathlib import Path
 
 from tests.deployment.cli.conftest import Machine
@@ -17,7 +18,9 @@ def test_a_release_is_deployed_watched_and_taken_back(running: Machine, tmp_path
     deployed = running.ramsey("deploy", "v1.0", "--plan", str(plan), "-m", "a try", "--json")
     assert deployed.returncode == 0, deployed.stderr
     rollout = json.loads(deployed.stdout)["id"]
-    assert running.ramsey("rollout", "promote", rollout).returncode in (0, 1)  # whether its gates passed already
+    until = time.monotonic() + 90
+    while json.loads(running.ramsey("rollout", "show", rollout, "--json").stdout)["phase"] != "bake":
+        assert time.monotonic() < until, running.ramsey("rollout", "show", rollout).stdout
 
     taken = running.ramsey("rollback", "--reason", "enough")
     assert taken.returncode == 0, taken.stderr

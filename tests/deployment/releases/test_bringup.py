@@ -135,7 +135,10 @@ async def test_the_settings_modelfile_becomes_a_release_and_old_ones_leave_the_n
                 while "ramsey-model:v1.0" in node.store.models:
                     await asyncio.sleep(0.02)
             assert services.traffic.table == {"ramsey-model": RELEASE}
-            new, old = await services.releases.catalogue.list()
+            async with asyncio.timeout(20):
+                while (entries := await services.releases.catalogue.list())[1].pruned_at is None:
+                    await asyncio.sleep(0.02)
+            new, old = entries
             assert (new.name, new.created_by, new.pruned_at) == (RELEASE, "settings", None)
             assert old.pruned_at is not None
             assert new.digest == node.store.models[RELEASE].digest
