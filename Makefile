@@ -18,7 +18,8 @@ down: $(VENV)/.ready ## stop what `ramsey up --detach` started
 setup: $(VENV)/.ready ## create .venv with what the product needs
 
 test: $(VENV)/.ready-dev ## set up what the tests need, and run them all
-	$(BIN)/pytest -n 3 --dist loadfile
+	@# Three processes on two cores can be too slow for a time-out: what failed must fail alone as well.
+	$(BIN)/pytest -n 3 --dist loadfile || $(BIN)/pytest -n 0 --last-failed --last-failed-no-failures none
 
 check: $(VENV)/.ready-dev ## format, lint, strict types, import contracts
 	$(BIN)/ruff format --check .
