@@ -60,7 +60,7 @@ def privacy(database: Database, clock: HeldClock, *keys: PrivacyKey) -> Privacy:
     return Privacy(PrivacySettings(keys=keys), database, FeedbackStore(), clock, CollectorRegistry())
 
 
-def note(room: Privacy, subject: str = "ada", tenant: str = "acme", text: str = SECRET, request: str = "r1") -> None:
+def note(room: Privacy, subject: str = "zora", tenant: str = "acme", text: str = SECRET, request: str = "r1") -> None:
     room.keeper.note(
         tenant=tenant,
         subject=subject,
@@ -100,18 +100,18 @@ async def test_what_is_kept_is_sealed_shown_to_its_own_and_erased(database: Data
     rows = await stored(database)
     assert len(rows) == 2
     assert "1234567" not in str(rows)
-    assert "ada" not in str(rows)
-    page, more = await room.service.export(ACME, "acme", "ada")
+    assert "zora" not in str(rows)
+    page, more = await room.service.export(ACME, "acme", "zora")
     assert more is None
     assert [one.content["prompt"] for one in page] == [SECRET]
     with pytest.raises(NotFound):
-        await room.service.export(replace(ACME, tenant="other"), "acme", "ada")
-    erased = await room.service.erase(ACME, "acme", "ada")
+        await room.service.export(replace(ACME, tenant="other"), "acme", "zora")
+    erased = await room.service.erase(ACME, "acme", "zora")
     assert (erased.conversations, len(await stored(database))) == (1, 1)
-    assert (await room.service.export(ACME, "acme", "ada"))[0] == []
+    assert (await room.service.export(ACME, "acme", "zora"))[0] == []
     assert await acts(database) == ["privacy.set", "privacy.export", "privacy.erase", "privacy.export"]
     async with database.read() as connection:
-        assert "ada" not in str((await connection.execute(sa.text("SELECT * FROM audit_log"))).all())
+        assert "zora" not in str((await connection.execute(sa.text("SELECT * FROM audit_log"))).all())
 
 
 async def test_export_goes_on_page_by_page(database: Database, clock: HeldClock) -> None:
@@ -121,7 +121,7 @@ async def test_export_goes_on_page_by_page(database: Database, clock: HeldClock)
         note(room, text=str(number))
     seen, after = [], None
     while True:
-        page, after = await room.service.export(ACME, "acme", "ada", after)
+        page, after = await room.service.export(ACME, "acme", "zora", after)
         seen += [one.content["prompt"] for one in page]
         if after is None:
             break
@@ -132,7 +132,7 @@ async def test_personal_data_is_replaced_before_it_is_kept(database: Database, c
     room = privacy(database, clock, key("k1"))
     await room.service.set(LOCAL_OPERATOR, Wish("acme", keep=True, days=30, redact=True))
     note(room)
-    page, _ = await room.service.export(ACME, "acme", "ada")
+    page, _ = await room.service.export(ACME, "acme", "zora")
     assert page[0].content["prompt"] == "my number is [telephone]"
 
 
@@ -156,12 +156,12 @@ async def test_a_new_key_seals_and_the_old_one_may_go_after_a_rotation(database:
     note(room)
     await room.keeper.flush()
     both = privacy(database, clock, new, old)
-    assert len((await both.service.export(ACME, "acme", "ada"))[0]) == 1
+    assert len((await both.service.export(ACME, "acme", "zora"))[0]) == 1
     with pytest.raises(Forbidden):
         await both.service.rotate(ACME)
     assert await both.service.rotate(LOCAL_OPERATOR) == 1
     only = privacy(database, clock, new)
-    assert [one.content["prompt"] for one in (await only.service.export(ACME, "acme", "ada"))[0]] == [SECRET]
+    assert [one.content["prompt"] for one in (await only.service.export(ACME, "acme", "zora"))[0]] == [SECRET]
 
 
 async def test_without_a_key_nobody_can_ask_for_keeping(database: Database, clock: HeldClock) -> None:
@@ -181,8 +181,8 @@ async def test_a_row_that_was_moved_or_changed_does_not_open(database: Database,
     await room.keeper.flush()
     sealer = Sealer((one,))
     async with database.read() as connection:
-        (row,) = await PrivacyStore().of_subject(connection, "acme", sealer.tags("acme", "ada"), None, 10)
-    assert sealer.open(row).subject == "ada"
+        (row,) = await PrivacyStore().of_subject(connection, "acme", sealer.tags("acme", "zora"), None, 10)
+    assert sealer.open(row).subject == "zora"
     changes: list[dict[str, Any]] = [{"tenant": "other"}, {"id": "x"}, {"release": "m:v2"}, {"key_id": "gone"}]
     changes += [{"sealed": bytes([row.sealed[0] ^ 1]) + row.sealed[1:]}, {"expires_at": row.expires_at + timedelta(1)}]
     for change in changes:
