@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from deployment.releases.judge.eprocess import mean_exp, share_evidence
 
 RATIOS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
+_SMALLEST = 1e-6  # a share beyond it would be rounded to all or nothing
 _TOO_MANY = (1.2, 1.6, 2.0, 3.0, 5.0, 8.0, 12.0, 16.0)  # times the tolerated share, up to nearly all
 _FEW_ENOUGH = (0.02, 0.1, 0.2, 0.3, 0.5)  # times the limit
 
@@ -24,6 +25,7 @@ class Regression:
         """A request failed that had, when it arrived, the chance `weight` of the candidate."""
         if not 0.0 < weight < 1.0:
             return  # there was no choice: it tells nothing of a difference
+        weight = min(max(weight, _SMALLEST), 1.0 - _SMALLEST)
         for i, ratio in enumerate(RATIOS):
             expected = weight * ratio / (weight * ratio + 1.0 - weight)
             self.logs[i] += math.log(expected / weight if candidate else (1.0 - expected) / (1.0 - weight))

@@ -1,6 +1,7 @@
 """What the judge says, rule by rule."""
 
 import json
+import math
 import random
 from collections.abc import Iterable
 
@@ -94,6 +95,13 @@ def test_evidence_of_errors_survives_changes_of_weight(rng: random.Random) -> No
 def test_where_there_was_no_choice_an_error_compares_nothing(weight: float) -> None:
     judge = judged([Outcome(0.0, bool(weight), weight, True, None, None)] * 500)
     assert next(e.value for e in judge.evidence() if e.check == "errors") == 1.0
+
+
+@pytest.mark.parametrize("weight", [5e-324, 1e-17, 1.0 - 1e-16])
+@pytest.mark.parametrize("candidate", [True, False])
+def test_a_share_of_nearly_nothing_or_all_breaks_nothing(weight: float, candidate: bool) -> None:
+    judge = judged([Outcome(0.0, candidate, weight, True, None, None)] * 3)
+    assert all(math.isfinite(each.value) for each in judge.evidence())
 
 
 def test_a_release_that_fails_always_is_seen_within_few_requests() -> None:
