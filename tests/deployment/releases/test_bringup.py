@@ -124,6 +124,21 @@ async def test_a_release_comes_only_onto_the_nodes_with_its_labels(
             assert old.name not in blue.store.models
 
 
+async def test_a_release_comes_onto_nodes_also_where_the_state_lies_in_a_relative_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with (
+        FakeNode(models=()) as node,
+        serving(node.url, model=MODEL, data_dir=".ramsey") as (_, services),
+    ):
+        room, path = services.releases, ROOT / "models/ollama/Modelfile.v1.0"
+        made = await room.catalogue.create(path, Wish("ramsey-model", "v1.0"), LOCAL_OPERATOR)
+        report = (await room.place(made.name, services.pool.view()))["engine"]
+        assert report.ok, report.problem
+        assert made.name in node.store.models
+
+
 async def test_the_settings_modelfile_becomes_a_release_and_old_ones_leave_the_nodes(tmp_path: Path) -> None:
     async with FakeNode(models=()) as node:
         settings = {"model": MODEL, "data_dir": str(tmp_path), "releases": {"keep": 1}}

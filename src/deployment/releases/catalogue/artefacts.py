@@ -40,7 +40,7 @@ class Artefacts:
     """Files in one folder, which several gateways may share. Nothing is made before the first is kept."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        self._folder = folder
+        self._folder = folder.absolute()  # a Modelfile's FROM is a file only by its whole path, else a model's name
         self._max_bytes = max_bytes
 
     def path(self, sha256: str) -> Path:
