@@ -149,14 +149,14 @@ class Judge:
 
     def _errors(self, evidence: Evidence, needs: StepNeeds) -> Verdict:
         failed = evidence.value >= evidence.limit
-        result = Result.FAIL if failed else _when(self._step.requests >= needs.min_requests)
+        result = Result.FAIL if failed else _when(self._step.requests >= max(needs.min_requests, 1))
         reason = sentences.errors(result, self._candidate, self._stable, evidence)
         return Verdict(ERRORS, result, evidence.value, evidence.limit, self._candidate.requests, reason)
 
     def _limit(self, evidence: Evidence, needs: StepNeeds) -> Verdict:
         share, limit = self._candidate.share, self.limits.error_limit
         failed = evidence.value >= evidence.limit and share is not None and share >= limit
-        result = Result.FAIL if failed else _when(self._step.requests >= needs.min_requests)
+        result = Result.FAIL if failed else _when(self._step.requests >= max(needs.min_requests, 1))
         reason = sentences.limit(result, self._candidate, limit)
         return Verdict(ERROR_LIMIT, result, share, limit, self._candidate.requests, reason)
 

@@ -52,8 +52,9 @@ def rng() -> random.Random:
     return random.Random(7)
 
 
-def test_without_data_nothing_passes_and_nothing_fails() -> None:
-    verdicts = Judge(JudgeLimits()).verdicts(NEEDS)
+@pytest.mark.parametrize("least", [0, 100])
+def test_without_data_nothing_passes_and_nothing_fails(least: int) -> None:
+    verdicts = Judge(JudgeLimits()).verdicts(StepNeeds(min_requests=least))
     assert {each.result for each in verdicts} == {Result.INCONCLUSIVE}
     assert overall(verdicts) is Result.INCONCLUSIVE
     assert overall(()) is Result.INCONCLUSIVE
