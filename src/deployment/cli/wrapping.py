@@ -6,8 +6,8 @@ from rich.cells import cell_len
 class WordWrap:
     """Feed it pieces, print what it returns, and in the end what `rest` returns.
 
-    A word is held back until its end has come. Lines, their indentation, and words wider than the terminal stay as
-    they are. `width` in cells of the terminal.
+    A word is held back until its end has come. Lines and words wider than the terminal stay as they are, and
+    so does indentation that leaves the first word room. `width` in cells of the terminal.
     """
 
     def __init__(self, width: int) -> None:
@@ -44,6 +44,8 @@ class WordWrap:
         needed = cell_len(word)
         if self._column and self._column + len(gap) + needed > self._width:
             gap, self._column = "\n", 0
+        elif needed <= self._width < len(gap) + needed:
+            gap = ""  # an indentation that would break the word
         else:
             self._column += len(gap)
         self._column += needed

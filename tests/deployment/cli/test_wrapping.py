@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deployment.cli.wrapping import WordWrap
@@ -23,12 +23,14 @@ def wrapped(text: str, width: int, piece: int = 1) -> str:
         ("  two\n\n  four", "  two\n\n  four"),
         ("an overlongword is here", "an\noverlongword is\nhere"),  # the terminal breaks it after nine: `ord is` fits
         ("line one\nline two", "line one\nline two"),
+        ("one\n   sevenly", "one\nsevenly"),  # indented it would not fit
     ],
 )
 def test_words_stay_whole(text: str, shown: str) -> None:
     assert wrapped(text, 9) == shown
 
 
+@example(["", "aaaaaaa"], 7, 1)
 @given(st.lists(st.text("abc", max_size=12), max_size=20), st.integers(1, 30), st.integers(1, 7))
 def test_no_word_is_lost_and_no_line_is_too_long(words: list[str], width: int, piece: int) -> None:
     shown = wrapped(" ".join(words), width, piece)
