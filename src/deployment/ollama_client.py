@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, TypedDict, Unpack, overload
 
-import aiohttp
 from yarl import URL
 
 from deployment import modelfile as modelfiles
@@ -51,8 +50,7 @@ class ChatFields(_Fields, total=False):
 class OllamaClient:
     """A node that speaks Ollama's API, at `host`; `model` is the one asked where a call names none.
 
-    Nothing is opened until the first call. Close with `close()` or use as an async context manager;
-    a `session` that is passed in stays open, and is not retried on (its reuse is not known).
+    Nothing is opened until the first call. Close with `close()` or use as an async context manager.
     Every failure is an EngineError of `deployment.errors`.
     """
 
@@ -62,7 +60,6 @@ class OllamaClient:
         model: str = "ramsey-model",
         *,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
-        session: aiohttp.ClientSession | None = None,
     ) -> None:
         self.host = (host if "://" in host else f"http://{host}").rstrip("/")
         self.model = model
@@ -72,7 +69,7 @@ class OllamaClient:
             usable = False
         if not usable:
             raise ConfigurationError(f"{host!r} is no address of an engine.", hint="Write http://HOST:PORT.")
-        self._connection = Connection(self.host, timeouts, session)
+        self._connection = Connection(self.host, timeouts)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,23 +1,25 @@
 """The answer of a node, read as events."""
 
 import os
+import re
+import ssl
 
-import aiohttp
-
-from deployment.errors import EngineError, EngineProtocolError, EngineUnavailable
+from deployment.errors import EngineError, EngineProtocolError, EngineUnavailable, StreamIncomplete
+from deployment.ollama_connection.node_socket import ClosedEarly, NodeSocket, NotHttp
 from deployment.ollama_connection.timeouts import Watch
 from deployment.ollama_wire import MAX_LINE_BYTES, Event, LineSplitter, delta_of, end_of, incomplete, object_of
 
 _AFTER_END_S = 1.0
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 class Answer:
     """The events of a response with status 200."""
 
-    __slots__ = ("_failure", "_lines", "_response", "_started", "_streamed", "_watch", "ended")
+    __slots__ = ("_failure", "_lines", "_socket", "_started", "_streamed", "_watch", "ended")
 
-    def __init__(self, response: aiohttp.ClientResponse, watch: Watch, streamed: bool) -> None:
-        self._response = response
+    def __init__(self, socket: NodeSocket, watch: Watch, streamed: bool) -> None:
+        self._socket = socket
         self._watch = watch
         self._streamed = streamed
         self._lines = LineSplitter()
@@ -30,14 +32,14 @@ class Answer:
         if self._failure is not None:
             raise self._failure
         if not self._streamed:
-            events = self._parse([await read_all(self._response, MAX_LINE_BYTES)])
+            events = self._parse([await read_all(self._socket, MAX_LINE_BYTES)])
             if not self.ended:
                 raise self._failure or incomplete()
             return events
         events = []
         while not events:
             self._watch.wait()
-            chunk = await self._response.content.readany()
+            chunk = await self._socket.read()
             events = self._parse(self._lines.feed(chunk) if chunk else [self._lines.rest()])
             if not chunk and not self.ended:
                 self._cut()
@@ -47,21 +49,23 @@ class Answer:
 
     async def drain(self) -> None:
         """Read to the end of the body, so that the connection can serve again."""
-        if self._response.content.at_eof():
+        if self._socket.at_end:
             return
         self._watch.got_tokens(_AFTER_END_S)
         try:
-            while not self._response.content.at_eof():
+            self._watch.wait()
+            while await self._socket.read():
                 self._watch.wait()
-                await self._response.content.readany()
-        except (aiohttp.ClientError, OSError):
+        except OSError:
             pass  # the answer is whole; only the connection is lost
 
-    def broken(self, error: Exception) -> EngineError:
-        """What a broken connection means here."""
-        if self._started:
-            return incomplete("The connection broke within the answer")
-        return unavailable(error)
+    def meaning(self, error: OSError) -> EngineError:
+        """What it means here that the connection broke."""
+        if not self._started:
+            return unavailable(error)
+        if isinstance(error, NotHttp):
+            return StreamIncomplete("The engine's answer went on with what is not HTTP.")
+        return incomplete("The connection broke within the answer")
 
     def _parse(self, lines: list[bytes]) -> list[Event]:
         """Events of whole lines; what is wrong with a line is raised after the events before it."""
@@ -92,34 +96,40 @@ class Answer:
             self._failure = incomplete()
 
 
-async def read_all(response: aiohttp.ClientResponse, limit: int) -> bytes:
+async def read_all(socket: NodeSocket, limit: int) -> bytes:
     """The whole body, of at most `limit` bytes."""
     parts: list[bytes] = []
     size = 0
-    while chunk := await response.content.readany():
+    while chunk := await socket.read():
         parts.append(chunk)
         size += len(chunk)
         if size > limit:
             raise EngineProtocolError(f"The engine's answer is larger than {limit >> 20} MB.")
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def unavailable(error: Exception) -> EngineError:
+def unreachable(error: OSError) -> EngineError:
+    """What it means that no connection came about."""
+    return EngineUnavailable(f"The engine cannot be reached: {_reason(error)}.")
+
+
+def unavailable(error: OSError) -> EngineError:
     """What it means that a connection failed."""
-    if isinstance(error, aiohttp.ClientResponseError):
-        return EngineProtocolError("The engine sent what is not HTTP.")
-    if isinstance(error, aiohttp.ServerDisconnectedError):
+    if isinstance(error, NotHttp):
+        return EngineProtocolError(str(error))
+    if isinstance(error, ClosedEarly):
         return EngineUnavailable("The engine closed the connection without an answer.")
-    why = _reason(error)
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return EngineUnavailable(f"The engine cannot be reached: {why}.")
-    return EngineUnavailable(f"The connection to the engine broke: {why}.")
+    return EngineUnavailable(f"The connection to the engine broke: {_reason(error)}.")
 
 
-def _reason(error: Exception) -> str:
-    """Why, without the node's address, which callers need not know: asyncio puts it into `strerror`."""
-    if not isinstance(error, OSError):
-        return type(error).__name__
-    if error.errno and error.errno > 0:
-        return os.strerror(error.errno)
+def _reason(error: OSError) -> str:
+    """Why, without the node's address, which callers need not know: the loop puts it into its texts."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "TLS failed"
+    found = _ERRNO.findall(str(error))  # of several addresses: the last
+    number = error.errno or (int(found[-1]) if found else 0)
+    if number > 0:
+        return os.strerror(number)
     return error.strerror or type(error).__name__

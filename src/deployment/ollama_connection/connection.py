@@ -1,39 +1,36 @@
 """The connection to a node: one pool of sockets, requests that leave on it. No meaning of its own."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass
-from types import SimpleNamespace
+import os
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, BinaryIO
 
-import aiohttp
 import orjson
 
 from deployment.errors import EngineError, EngineTimeout, InvalidRequest
-from deployment.ollama_connection.answer import Answer, read_all, unavailable
+from deployment.ollama_connection.answer import Answer, read_all, unavailable, unreachable
+from deployment.ollama_connection.node_socket import NodeSocket
+from deployment.ollama_connection.sockets import Sockets
 from deployment.ollama_connection.timeouts import Timeouts, Watch
 from deployment.ollama_wire import Event, error_of
 
-_JSON = {"Content-Type": "application/json"}
-_KEEP_ALIVE_S = 30.0
+_JSON = "application/json"
+_BYTES = "application/octet-stream"
 _MAX_UNARY_BYTES = 256 * 1024 * 1024
 _MAX_ERROR_BYTES = 64 * 1024
+_PIECE_BYTES = 256 * 1024
 
 
 class Connection:
-    """The sockets to the node at `host`. Opens them at the first request; a given session stays open."""
+    """The sockets to the node at `host`. Opens them at the first request."""
 
-    def __init__(self, host: str, timeouts: Timeouts, session: aiohttp.ClientSession | None) -> None:
-        self.host = host
+    def __init__(self, host: str, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
-        self._session = session
-        self._owned = session is None
+        self._sockets = Sockets(host)
 
     async def close(self) -> None:
         """Close our sockets, those in use too. The next request opens new ones."""
-        if self._owned and self._session is not None:
-            session, self._session = self._session, None
-            await session.close()
+        await self._sockets.close()
 
     async def events(
         self, path: str, body: Mapping[str, Any], limits: Timeouts | None = None
@@ -41,118 +38,95 @@ class Connection:
         """POST `body`; the deltas of the answer, then exactly one Done. `aclose()` aborts the connection."""
         limits = limits or self._timeouts
         streamed = body.get("stream", True) is not False
-        loop = asyncio.get_running_loop()
-        watch = Watch(loop, limits.first_token if streamed else limits.total, limits)
-        response = await self._send("POST", path, encode(body), watch.deadline, watch.late, limits.connect)
-        answer = Answer(response, watch, streamed)
+        data = encode(body)
+        watch = Watch(asyncio.get_running_loop(), limits.first_token if streamed else limits.total, limits)
+        socket: NodeSocket | None = None
+        answer: Answer | None = None
         try:
-            watch.start(response)
-            if response.status != 200:
-                raise error_of(response.status, await read_all(response, _MAX_ERROR_BYTES))
+            socket, status = await self._exchange("POST", path, data, min(limits.connect, limits.total), watch)
+            answer = Answer(socket, watch, streamed)
+            if status != 200:
+                raise error_of(status, await read_all(socket, _MAX_ERROR_BYTES))
             while not answer.ended:
                 for event in await answer.read():
                     yield event
             await answer.drain()
-        except (aiohttp.ClientError, OSError) as error:
-            raise self.noted(watch.late() if watch.expired else answer.broken(error)) from None
-        except EngineError as error:
-            raise self.noted(error) from None
+        except (OSError, EngineError) as error:
+            raise self.noted(_meaning(error, watch, answer)) from None
         finally:
             watch.stop()
-            response.close()
+            if socket is not None:
+                self._sockets.done(socket)
 
     async def call(
         self, method: str, path: str, data: bytes | BinaryIO | None = None, within: float | None = None
     ) -> tuple[int, bytes]:
         """Any other request: the status and the whole body of its answer, `within` seconds or `total`."""
         limit = self._timeouts.total if within is None else within
-
-        def late() -> EngineTimeout:
-            return EngineTimeout(f"The engine did not answer within {limit:g} s.")
-
-        deadline = asyncio.get_running_loop().time() + limit
-        response = await self._send(method, path, data, deadline, late, self._timeouts.connect)
+        socket: NodeSocket | None = None
         try:
-            async with asyncio.timeout_at(deadline):
-                return response.status, await read_all(response, _MAX_UNARY_BYTES)
+            async with asyncio.timeout(limit):
+                socket, status = await self._exchange(method, path, data, min(self._timeouts.connect, limit), None)
+                return status, await read_all(socket, _MAX_UNARY_BYTES)
         except TimeoutError:
-            raise self.noted(late()) from None
-        except (aiohttp.ClientError, OSError) as error:
+            raise self.noted(EngineTimeout(f"The engine did not answer within {limit:g} s.")) from None
+        except OSError as error:
             raise self.noted(unavailable(error)) from None
         except EngineError as error:
             raise self.noted(error) from None
         finally:
-            response.close()
+            if socket is not None:
+                self._sockets.done(socket)
 
     def noted(self, error: EngineError) -> EngineError:
         """Callers of the gateway read the message, and need not learn our addresses; logs show the note."""
-        error.add_note(f"engine: {self.host}")
+        error.add_note(f"engine: {self._sockets.shown}")
         return error
 
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            tracing = aiohttp.TraceConfig()
-            tracing.on_connection_reuseconn.append(_mark_reused)
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None),
-                trace_configs=[tracing],
-                trust_env=False,
-            )
-        return self._session
+    async def _exchange(
+        self, method: str, path: str, data: bytes | BinaryIO | None, connect_s: float, watch: Watch | None
+    ) -> tuple[NodeSocket, int]:
+        """Send a request and wait for the head of its answer. The socket is the caller's to give to `done`.
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        data: bytes | BinaryIO | None,
-        deadline: float,
-        late: Callable[[], EngineTimeout],
-        connect: float,
-    ) -> aiohttp.ClientResponse:
-        """Send a request and wait for the head of its answer.
-
-        A node may close an idle connection just as we reuse it: then once more, on another.
+        A node may close an idle connection just as we reuse it: then once more, on a new one.
         """
-        again = isinstance(data, bytes)
+        new = False
         while True:
-            use = _Use()
             try:
-                async with asyncio.timeout_at(deadline):
-                    return await self._opened().request(
-                        method,
-                        self.host + path,
-                        data=data,
-                        headers=_JSON if isinstance(data, bytes) else None,
-                        timeout=aiohttp.ClientTimeout(total=None, connect=connect),
-                        allow_redirects=False,
-                        trace_request_ctx=use,
-                    )
-            except aiohttp.ConnectionTimeoutError:
-                raise self.noted(EngineTimeout(f"No connection to the engine within {connect:g} s.")) from None
-            except TimeoutError:
-                raise self.noted(late()) from None
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if not (again and use.reused):
-                    raise self.noted(unavailable(error)) from None
-                again = False
-            except aiohttp.ClientError as error:
-                raise self.noted(unavailable(error)) from None
+                socket = await self._sockets.take(connect_s, new=new)
+            except OSError as error:
+                raise unreachable(error) from None
+            try:
+                if watch is not None:
+                    watch.start(socket)
+                return socket, await self._send(socket, method, path, data)
+            except BaseException as error:
+                self._sockets.done(socket)
+                stale = isinstance(error, ConnectionError) and socket.uses > 1 and not socket.answered
+                expired = watch is not None and watch.expired
+                if new or expired or not stale or not isinstance(data, bytes | None):
+                    raise
+                new = True
+
+    async def _send(self, socket: NodeSocket, method: str, path: str, data: bytes | BinaryIO | None) -> int:
+        if data is None:
+            socket.send(self._sockets.request(method, path, None, ""), bodiless=method == "HEAD")
+        elif isinstance(data, bytes):
+            socket.send(self._sockets.request(method, path, len(data), _JSON) + data)
+        else:
+            size = await asyncio.to_thread(os.stat, data.fileno())
+            socket.send(self._sockets.request(method, path, size.st_size, _BYTES))
+            while (piece := await asyncio.to_thread(data.read, _PIECE_BYTES)) and await socket.write(piece):
+                pass
+        return await socket.head()
 
 
-@dataclass(slots=True)
-class _Use:
-    """Whether a request went out on a connection that was used before."""
-
-    reused: bool = False
-
-
-async def _mark_reused(
-    _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceConnectionReuseconnParams
-) -> None:
-    if isinstance(context.trace_request_ctx, _Use):
-        context.trace_request_ctx.reused = True
+def _meaning(error: OSError | EngineError, watch: Watch, answer: Answer | None) -> EngineError:
+    if watch.expired:
+        return watch.late()
+    if isinstance(error, EngineError):
+        return error
+    return unavailable(error) if answer is None else answer.meaning(error)
 
 
 def encode(body: Mapping[str, Any]) -> bytes:

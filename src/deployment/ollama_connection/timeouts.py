@@ -3,9 +3,8 @@
 import asyncio
 from dataclasses import dataclass
 
-import aiohttp
-
 from deployment.errors import EngineTimeout
+from deployment.ollama_connection.node_socket import NodeSocket
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class Watch:
     It counts while we wait for the node, not while the consumer is busy; the total counts always.
     """
 
-    __slots__ = ("_end", "_first", "_handle", "_limit", "_limits", "_loop", "_response", "_since", "expired")
+    __slots__ = ("_end", "_first", "_handle", "_limit", "_limits", "_loop", "_since", "_socket", "expired")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, first: float, limits: Timeouts) -> None:
         self._loop = loop
@@ -37,7 +36,7 @@ class Watch:
         self._end = self._since + limits.total
         self._first = True
         self._handle: asyncio.TimerHandle | None = None
-        self._response: aiohttp.ClientResponse | None = None
+        self._socket: NodeSocket | None = None
         self.expired = False
 
     @property
@@ -46,9 +45,9 @@ class Watch:
         since = self._loop.time() if self._since is None else self._since
         return min(self._end, since + self._limit)
 
-    def start(self, response: aiohttp.ClientResponse) -> None:
-        """From now on, close the response when its time is over."""
-        self._response = response
+    def start(self, socket: NodeSocket) -> None:
+        """From now on, cut the connection when its time is over."""
+        self._socket = socket
         self._arm()
 
     def stop(self) -> None:
@@ -89,5 +88,5 @@ class Watch:
             self._arm()
             return
         self.expired = True
-        if self._response is not None:
-            self._response.close()
+        if self._socket is not None:
+            self._socket.abort()

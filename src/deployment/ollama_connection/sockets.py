@@ -1,0 +1,99 @@
+"""The open connections to one node."""
+
+import asyncio
+import base64
+import ssl
+from urllib.parse import quote
+
+from yarl import URL
+
+from deployment.errors import EngineTimeout
+from deployment.ollama_connection.node_socket import NodeSocket
+
+_KEEP_IDLE_S = 30.0
+
+
+class Sockets:
+    """Connections to the node at `host`: opened when there is none that is idle, kept for a while after use."""
+
+    def __init__(self, host: str) -> None:
+        url = URL(host)
+        self._host, self._port, self._tls = url.host or "", url.port or 80, url.scheme == "https"
+        self._base = url.raw_path.rstrip("/")
+        self.shown = str(url.with_user(None)).rstrip("/")
+        """The address without a password."""
+        lines = ["User-Agent: ramsey", "Accept: application/json", f"Host: {url.host_port_subcomponent}"]
+        if url.user or url.password:
+            pair = f"{url.user or ''}:{url.password or ''}".encode()
+            lines.append("Authorization: Basic " + base64.b64encode(pair).decode())
+        self._headers = "\r\n".join(lines)
+        self._context: ssl.SSLContext | None = None
+        self._idle: list[NodeSocket] = []
+        self._used: set[NodeSocket] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+
+    def request(self, method: str, path: str, length: int | None, content_type: str) -> bytes:
+        """The head of a request with a body of `length` bytes; None for no body."""
+        body = "" if length is None else f"Content-Type: {content_type}\r\nContent-Length: {length}\r\n"
+        return f"{method} {self._base}{quote(path, safe='/:')} HTTP/1.1\r\n{self._headers}\r\n{body}\r\n".encode()
+
+    async def take(self, connect_s: float, *, new: bool = False) -> NodeSocket:
+        """A connection for one request: the one that was idle for the shortest time, or a `new` one.
+
+        Raises EngineTimeout when connecting takes too long, OSError when it fails. Give it to `done` in every case.
+        """
+        loop = asyncio.get_running_loop()
+        if not new:
+            oldest = loop.time() - _KEEP_IDLE_S
+            while self._idle:
+                socket = self._idle.pop()
+                if socket.reusable and socket.idle_since > oldest:
+                    self._used.add(socket)
+                    return socket
+                socket.abort()
+        try:
+            async with asyncio.timeout(connect_s):
+                if self._tls and self._context is None:
+                    self._context = await asyncio.to_thread(ssl.create_default_context)
+                _, socket = await loop.create_connection(
+                    lambda: NodeSocket(loop), self._host, self._port, ssl=self._context
+                )
+        except TimeoutError:
+            raise EngineTimeout(f"No connection to the engine within {connect_s:g} s.") from None
+        self._used.add(socket)
+        return socket
+
+    def done(self, socket: NodeSocket) -> None:
+        """The request on it is over: keep it for the next one where its answer was read to the end, else cut it."""
+        self._used.discard(socket)
+        if not (socket.reusable and socket.at_end):
+            socket.abort()
+            return
+        loop = asyncio.get_running_loop()
+        socket.idle_since = loop.time()
+        self._idle.append(socket)
+        if self._sweep is None:
+            self._sweep = loop.call_later(_KEEP_IDLE_S, self._close_idle)
+
+    async def close(self) -> None:
+        """Cut all, those in use too."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for socket in (*self._idle, *self._used):
+            socket.abort()
+        self._idle.clear()
+        self._used.clear()
+        await asyncio.sleep(0)  # sockets close in the loop's next turn
+
+    def _close_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - _KEEP_IDLE_S
+        kept = []
+        for socket in self._idle:
+            if socket.reusable and socket.idle_since > oldest:
+                kept.append(socket)
+            else:
+                socket.abort()
+        self._idle = kept
+        self._sweep = loop.call_later(_KEEP_IDLE_S, self._close_idle) if kept else None
