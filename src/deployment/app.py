@@ -169,6 +169,7 @@ def create_app(settings: Settings) -> FastAPI:
         health_routes(services.gateway, lambda: services.bring_up.problem, services.degraded),
         node_routes(services.pool, services.access.authenticator),
         services.access.routes(),
+        services.access.sign_in_routes(),
         services.traffic_room.routes(),
         services.rollouts.routes(services.access.authenticator),
         services.releases.routes(),
@@ -180,6 +181,7 @@ def create_app(settings: Settings) -> FastAPI:
     server = settings.server
     app.add_middleware(BoundedBodies, limit=server.max_body_bytes, seconds=server.slow_client_seconds, streamed=BLOBS)
     app.add_middleware(Direct, endpoints=services.gateway.direct)
+    app.add_middleware(services.access.before)
     if settings.access.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -46,6 +46,13 @@ class Forbidden(RamseyError):
     status = 403
 
 
+class SignInFailed(RamseyError):
+    """A browser came back from its provider with what cannot be used; nobody was signed in."""
+
+    code = "sign_in_failed"
+    status = 400
+
+
 class NotFound(RamseyError):
     """There is no such endpoint or thing."""
 
@@ -190,10 +197,17 @@ class DiskFull(RamseyError):
 
 
 class ProviderUnavailable(RamseyError):
-    """A token cannot be checked now, for its issuer's keys are not here."""
+    """A provider of identities does not answer, or its keys are not here: a token cannot be checked now."""
 
     code = "identity_provider_unavailable"
     status = 503
+
+
+class ProviderRefused(RamseyError):
+    """A provider of identities does not take this service for what it says it is."""
+
+    code = "identity_provider_refused"
+    status = 502
 
 
 class ConfigurationError(RamseyError):

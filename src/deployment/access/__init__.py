@@ -2,6 +2,7 @@
 
 from deployment.access.audit import Act
 from deployment.access.authentication import Authenticator
+from deployment.access.change import record_acts
 from deployment.access.grants import KeyWish
 from deployment.access.keys import NewKey, generate_key, key_sha256
 from deployment.access.limits import LimitFact, LimitReached, Limits, Reservation, Sizes, ratelimit_headers
@@ -12,7 +13,6 @@ from deployment.access.required import require_authentication
 from deployment.access.room import Access
 from deployment.access.routes import AdminRoute, Callers, Needs, declared_permission
 from deployment.access.service import LOCAL_OPERATOR, AccessService, CreatedKey
-from deployment.access.store import record_acts
 
 __all__ = [
     "BUILT_IN_ROLES",

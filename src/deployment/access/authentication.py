@@ -38,6 +38,18 @@ class Tokens(Protocol):
         ...
 
 
+class SignedIn(Protocol):
+    """Who knows the browsers that somebody signed in with."""
+
+    def shown(self, scope: Mapping[str, Any]) -> bytes | None:
+        """What the request shows as its session, whatever it is worth."""
+        ...
+
+    def principal(self, scope: Mapping[str, Any]) -> Principal | None:
+        """Who is signed in, if anybody is. Raises Forbidden for a request that may be forged."""
+        ...
+
+
 class Authenticator:
     """Finds the principal behind a request; holds no connection and never waits."""
 
@@ -48,8 +60,10 @@ class Authenticator:
         clock: Clock,
         directory: Directory | None = None,
         tokens: Tokens | None = None,
+        browsers: SignedIn | None = None,
     ) -> None:
         self._tokens = tokens
+        self._browsers = browsers
         self._origins = frozenset(settings.cors_origins)
         self._anonymous_allowed = profile is Profile.DEVELOPMENT
         self._offline_s = settings.offline_seconds
@@ -82,7 +96,7 @@ class Authenticator:
             if entry is not None:
                 return self._stored(entry, scope)
         if credential is None or credential in _PLACEHOLDERS:
-            return self._anonymous(scope)
+            return self._signed_in(scope) or self._anonymous(scope)
         if self._tokens is not None and credential.count(b".") == 2:
             return self._tokens.principal(credential, sha256)
         raise self._unknown(credential)
@@ -110,12 +124,26 @@ class Authenticator:
             self._used[entry.public_id] = now
         return entry.principal
 
+    def _signed_in(self, scope: Mapping[str, Any]) -> Principal | None:
+        if self._browsers is None or not self._browsers.shown(scope):
+            return None
+        if self._age() > self._offline_s:
+            raise _cannot_check()
+        principal = self._browsers.principal(scope)
+        if principal is None and self._age() > _FRESH_S:
+            raise _cannot_check()
+        return principal
+
     def _anonymous(self, scope: Mapping[str, Any]) -> Principal:
         if self._anonymous_allowed and is_local(scope, self._origins):
             return _ANONYMOUS
         hint = "Send Authorization: Bearer KEY, or X-API-Key: KEY. `ramsey keys create --name NAME` makes one."
         if self._anonymous_allowed:
             hint += " Only programs on this machine that call it as localhost, without a proxy, need none."
+        if self._browsers is not None and self._browsers.shown(scope):
+            raise Unauthenticated("The session is over.", hint="Sign in again: /auth/login.")
+        if self._browsers is not None:
+            hint += " With a browser, sign in: /auth/login."
         raise Unauthenticated("A key is needed.", hint=hint)
 
     def _unknown(self, credential: bytes) -> RamseyError:
@@ -164,7 +192,7 @@ def _within(entry: Entry, scope: Mapping[str, Any]) -> bool:
 
 def _cannot_check() -> DatabaseUnavailable:
     return DatabaseUnavailable(
-        "Keys cannot be checked: the database has not been reached for a while.",
+        "Keys and sessions cannot be checked: the database has not been reached for a while.",
         hint="This is not the key's fault. Try again soon.",
         retry_after_s=5.0,
     )

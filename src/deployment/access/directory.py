@@ -7,6 +7,7 @@ from datetime import datetime
 
 from deployment.access.model import Changes, KeyRecord, Network, Principal
 from deployment.access.permissions import Permission, permitted
+from deployment.access.session_book import SessionBook
 from deployment.settings import LimitSet
 
 
@@ -39,6 +40,7 @@ class Directory:
         """The enabled ones."""
         self.limits: Mapping[tuple[str, str], LimitSet] = {}
         """Stored limits by scope and subject."""
+        self.sessions = SessionBook()
 
     def find(self, sha256: str) -> Entry | None:
         """The key of this hash, unless it was revoked or its tenant disabled."""
@@ -51,10 +53,11 @@ class Directory:
 
     def apply(self, changes: Changes) -> None:
         """Take in what is new. Once this returns, a revoked key is nobody."""
+        anew = changes.version < self.version
         own_roles = {role.name: role.permissions for role in changes.roles}
         disabled = frozenset(tenant.id for tenant in changes.tenants if tenant.disabled_at is not None)
         self.tenants = frozenset(tenant.id for tenant in changes.tenants) - disabled
-        if changes.version < self.version:
+        if anew:
             self._records.clear()
             self._entries.clear()
         if own_roles != self._own_roles or disabled != self._disabled:
@@ -67,6 +70,7 @@ class Directory:
             else:
                 self._records.pop(key.sha256, None)
         self.limits = {(stored.scope, stored.subject): stored.limits for stored in changes.limits}
+        self.sessions.apply(changes.sessions, anew=anew)
         self.version = changes.version
 
     def permitted(self, roles: Iterable[str], scopes: Iterable[str]) -> frozenset[Permission]:

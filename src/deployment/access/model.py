@@ -107,11 +107,39 @@ class StoredLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A browser that somebody signed in with. The cookie that stands for it is not in it."""
+
+    sha256: str
+    """Of the cookie's value, which is known to the browser alone."""
+    principal_id: str
+    name: str
+    """The subject, as the provider names it."""
+    shown_name: str
+    """What the person is called on pages."""
+    tenant: str
+    roles: tuple[str, ...]
+    scopes: tuple[str, ...]
+    issuer: str
+    created_at: datetime
+    seen_at: datetime
+    """When it was last used, to about a minute."""
+    expires_at: datetime
+    ended_at: datetime | None
+
+    @property
+    def public_id(self) -> str:
+        """What it is called where anybody may read it."""
+        return f"se_{self.sha256[:16]}"
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
-    """What is new since a version of the stored state: changed keys, and all tenants, roles and limits."""
+    """What is new since a version of the stored state: changed keys and sessions, and all tenants, roles and limits."""
 
     version: int
     keys: tuple[KeyRecord, ...]
     tenants: tuple[Tenant, ...]
     roles: tuple[Role, ...]
     limits: tuple[StoredLimits, ...]
+    sessions: tuple[SessionRecord, ...] = ()

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import APIRouter
+from starlette.types import ASGIApp
 
 from deployment.access.audit import AuditStore
 from deployment.access.audit_routes import add_audit_routes
@@ -17,6 +18,8 @@ from deployment.access.refusals import Refusals
 from deployment.access.required import require_authentication
 from deployment.access.routes import admin_routes
 from deployment.access.service import AccessService
+from deployment.access.sessions import Browsers, KnownSessions, SessionStore
+from deployment.access.sign_in import Desk, SignIn, sign_in_routes
 from deployment.access.store import AccessStore
 from deployment.access.sync import Sync
 from deployment.clock import Clock
@@ -29,19 +32,22 @@ class Access:
 
     def __init__(self, settings: Settings, database: Database, clock: Clock) -> None:
         directory, store = Directory(), AccessStore(database)
+        sessions = SessionStore(database)
         self._providers = [Provider(provider, clock) for provider in settings.access.oidc]
         tokens = TokenAuthenticator(self._providers, directory, clock, settings.access.offline_seconds)
+        self._browsers = _browsers(settings, directory, clock)
         self.authenticator = Authenticator(
-            settings.access, settings.profile, clock, directory, tokens if self._providers else None
+            settings.access, settings.profile, clock, directory, tokens if self._providers else None, self._browsers
         )
-        self._sync = Sync(database.upgrade, store, directory, self.authenticator, clock)
+        self._sync = Sync(database.upgrade, store, sessions, directory, self.authenticator, clock)
         self.service = AccessService(store, AuditStore(database), clock, self._sync.refresh)
         self.refusals = Refusals(store, clock)
+        self._sign_in = self._flow(settings, directory, sessions, clock)
         self._counters = _counters(settings, clock)
         book = RuleBook(settings.limits, clock, directory)
         self.limits = Limits(book, self._counters, settings.limits.budget_alert)
         self._spending = SpendingStore(database)
-        self._settings, self._database, self._clock = settings, database, clock
+        self._settings, self._database, self._clock, self._directory = settings, database, clock, directory
 
     @property
     def problems(self) -> list[str]:
@@ -55,6 +61,29 @@ class Access:
         router = admin_routes(self.service, self.authenticator)
         add_audit_routes(router, self.service, self.authenticator)
         return router
+
+    def sign_in_routes(self) -> APIRouter:
+        """Signing in and out with a browser, and who am I."""
+        return sign_in_routes(Desk(self.authenticator, self.refusals, self._sign_in, self._browsers))
+
+    def before(self, app: ASGIApp) -> ASGIApp:
+        """What stands before an application whose callers may be browsers: sessions that are new are fetched."""
+        if self._browsers is None:
+            return app
+        return KnownSessions(app, self._browsers, self._directory, self._sync.refresh, self._clock)
+
+    def _flow(self, settings: Settings, directory: Directory, sessions: SessionStore, clock: Clock) -> SignIn | None:
+        if self._browsers is None or settings.server.public_url is None:
+            return None
+        return SignIn(
+            settings.server.public_url,
+            settings.access.sessions.lifetime_seconds,
+            self._providers,
+            directory,
+            sessions,
+            self._sync.refresh,
+            clock,
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -74,6 +103,14 @@ class Access:
                 keeper = BudgetKeeper(self._counters, self._spending, self._clock)
                 await stack.enter_async_context(keeper.running())
             yield
+
+
+def _browsers(settings: Settings, directory: Directory, clock: Clock) -> Browsers | None:
+    """None where nobody signs in with a browser."""
+    issuers = [provider.issuer for provider in settings.access.oidc if provider.client_id]
+    if settings.server.public_url is None or not issuers:
+        return None
+    return Browsers(settings.access.sessions, settings.server.public_url, issuers, directory, clock)
 
 
 def _counters(settings: Settings, clock: Clock) -> MemoryCounters | SharedCounters:

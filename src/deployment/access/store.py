@@ -11,18 +11,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deployment.access.audit import Act, append
+from deployment.access.audit import Act
+from deployment.access.change import begin_change, record_acts, version_now
 from deployment.access.model import Changes, KeyRecord, Role, StoredLimits, Tenant
 from deployment.access.permissions import Permission
+from deployment.access.sessions.store import changed_sessions
 from deployment.database import Database, Moment, metadata
 from deployment.settings import LimitSet
 
-_versions = sa.Table(
-    "access_version",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("version", sa.BigInteger, nullable=False),
-)
 _tenants = sa.Table(
     "tenants",
     metadata,
@@ -83,7 +79,7 @@ class AccessStore:
     async def changes(self, since: int) -> Changes | None:
         """What changed after version `since` (-1 for everything); None when nothing did."""
         async with self._database.read() as connection:
-            version = (await connection.execute(sa.select(_versions.c.version))).scalar_one()
+            version = await version_now(connection)
             if version == since:
                 return None
             # A counter that went back is a database put back from a backup: all of it is news.
@@ -91,6 +87,7 @@ class AccessStore:
             return Changes(
                 version=version,
                 keys=await self._changed_keys(connection, floor),
+                sessions=await changed_sessions(connection, floor),
                 tenants=await self._all_tenants(connection),
                 roles=await self._all_roles(connection),
                 limits=tuple(await self._stored_limits(connection, sa.select(_limits))),
@@ -99,7 +96,7 @@ class AccessStore:
     async def add_key(self, act: Act, key: KeyRecord) -> None:
         """Keep a new key."""
         async with self._database.write() as connection:
-            await self._insert(connection, key, await _change(connection, act))
+            await self._insert(connection, key, await begin_change(connection, act))
 
     async def replace_key(self, act: Act, old: KeyRecord, new: KeyRecord) -> bool:
         """Keep a key's successor and the old one's last day, both or neither.
@@ -110,7 +107,7 @@ class AccessStore:
             _keys.c.public_id == old.public_id, _keys.c.replaced_by.is_(None), _keys.c.revoked_at.is_(None)
         )
         async with self._all_or_nothing() as (connection, nothing):
-            version = await _change(connection, act)
+            version = await begin_change(connection, act)
             values = {"expires_at": old.expires_at, "replaced_by": new.public_id, "version": version}
             if not (await connection.execute(sa.update(_keys).where(untouched).values(values))).rowcount:
                 raise nothing
@@ -120,7 +117,7 @@ class AccessStore:
     async def revoke_key(self, act: Act, public_id: str) -> None:
         """Mark a key as revoked; the first time stays."""
         async with self._database.write() as connection:
-            version = await _change(connection, act)
+            version = await begin_change(connection, act)
             await connection.execute(
                 sa.update(_keys)
                 .where(_keys.c.public_id == public_id, _keys.c.revoked_at.is_(None))
@@ -178,7 +175,7 @@ class AccessStore:
     async def add_tenant(self, act: Act, tenant: Tenant) -> bool:
         """Keep a new tenant; False when there is one of that id."""
         async with self._all_or_nothing() as (connection, nothing):
-            await _change(connection, act)
+            await begin_change(connection, act)
             if (await connection.execute(sa.select(_tenants.c.id).where(_tenants.c.id == tenant.id))).first():
                 raise nothing
             await connection.execute(_tenants.insert().values(asdict(tenant)))
@@ -197,7 +194,7 @@ class AccessStore:
         """Create a role or change what it allows."""
         names = sorted(role.permissions)
         async with self._database.write() as connection:
-            await _change(connection, act)
+            await begin_change(connection, act)
             changed = await connection.execute(
                 sa.update(_roles).where(_roles.c.name == role.name).values(permissions=names)
             )
@@ -228,7 +225,7 @@ class AccessStore:
         values = stored.limits.model_dump(exclude_none=True)
         here = sa.and_(_limits.c.scope == stored.scope, _limits.c.subject == stored.subject)
         async with self._database.write() as connection:
-            await _change(connection, act)
+            await begin_change(connection, act)
             if (await connection.execute(sa.update(_limits).where(here).values(limits=values))).rowcount == 0:
                 await connection.execute(
                     _limits.insert().values(scope=stored.scope, subject=stored.subject, limits=values)
@@ -242,7 +239,7 @@ class AccessStore:
     async def _one(self, act: Act, statement: sa.Update | sa.Delete) -> bool:
         """Change one row; False, and nothing recorded, when there is none."""
         async with self._all_or_nothing() as (connection, nothing):
-            await _change(connection, act)
+            await begin_change(connection, act)
             if not (await connection.execute(statement)).rowcount:
                 raise nothing
         return nothing.done
@@ -282,25 +279,6 @@ class AccessStore:
     async def _all_roles(self, connection: AsyncConnection) -> tuple[Role, ...]:
         rows = await connection.execute(sa.select(_roles).order_by(_roles.c.name))
         return tuple(Role(row.name, _permissions(row.permissions)) for row in rows)
-
-
-async def record_acts(connection: AsyncConnection, acts: Sequence[Act]) -> None:
-    """Entries in the record, in the transaction of another room that does what they say. Take its own locks first."""
-    # The row that every change locks, so that entries follow one another.
-    await connection.execute(sa.select(_versions.c.version).with_for_update())
-    for act in acts:
-        await append(connection, act)
-
-
-async def _change(connection: AsyncConnection, act: Act) -> int:
-    """Begin a change: its number, and its entry in the record. Called first, before any other lock is taken.
-
-    The row of the number stays locked to the end, so that numbers and entries appear in order.
-    """
-    raised = sa.update(_versions).values(version=_versions.c.version + 1).returning(_versions.c.version)
-    version = int((await connection.execute(raised)).scalar_one())
-    await append(connection, act)
-    return version
 
 
 def _key(row: Mapping[Any, Any]) -> KeyRecord:

@@ -10,6 +10,7 @@ import structlog
 
 from deployment.access.authentication import Authenticator
 from deployment.access.directory import Directory
+from deployment.access.sessions import SessionStore
 from deployment.access.store import AccessStore
 from deployment.clock import Clock
 from deployment.errors import DatabaseUnavailable
@@ -26,6 +27,7 @@ class Sync:
         self,
         prepare: Callable[[], Awaitable[None]],
         store: AccessStore,
+        sessions: SessionStore,
         directory: Directory,
         authenticator: Authenticator,
         clock: Clock,
@@ -33,6 +35,7 @@ class Sync:
         self._prepare = prepare
         self._prepared = False
         self._store = store
+        self._sessions = sessions
         self._directory = directory
         self._authenticator = authenticator
         self._clock = clock
@@ -54,8 +57,10 @@ class Sync:
             self._directory.true_at = asked_at
 
     async def flush(self) -> None:
-        """Write down when keys were last used; what cannot be written is forgotten."""
+        """Write down when keys and sessions were last used; what cannot be written is forgotten."""
+        self._directory.sessions.forget(self._clock.now())
         await self._store.mark_used(self._authenticator.take_used())
+        await self._sessions.mark_seen(self._directory.sessions.take_seen())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

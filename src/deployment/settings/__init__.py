@@ -4,7 +4,15 @@ Nested settings are reached with two underscores: `RAMSEY_SERVER__PORT=9000` is 
 This is the only room that reads the environment. `docs/configuration.md` is checked against it by a test.
 """
 
-from deployment.settings.access import AccessSettings, ApiKey, LimitSet, LimitsSettings, OidcProvider, Price
+from deployment.settings.access import (
+    AccessSettings,
+    ApiKey,
+    LimitSet,
+    LimitsSettings,
+    OidcProvider,
+    Price,
+    SessionSettings,
+)
 from deployment.settings.engines import EngineKind, EngineSettings, NodeSettings, PlacementPolicy, PoolSettings
 from deployment.settings.environment import OTHER_VARIABLES, api_key, environment, ollama_host_url
 from deployment.settings.loading import CONFIG_FILE, config_path, describe_variables, load
@@ -47,6 +55,7 @@ __all__ = [
     "SecretsSettings",
     "Section",
     "ServerSettings",
+    "SessionSettings",
     "Settings",
     "TrafficSettings",
     "api_key",

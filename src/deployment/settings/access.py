@@ -1,6 +1,7 @@
 """Who may call, and how much."""
 
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -21,13 +22,15 @@ class ApiKey(Section):
 
 
 class OidcProvider(Section):
-    """An OpenID Connect provider whose access tokens are accepted."""
+    """An OpenID Connect provider whose access tokens are accepted, or with whom people sign in."""
 
     issuer: str = Field(
         pattern=r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/])",
         description="The provider's issuer URL, as its tokens say it.",
     )
-    audience: tuple[str, ...] = Field(min_length=1, description="A token must be for one of these.")
+    audience: tuple[str, ...] = Field(
+        (), description="An access token must be for one of these; without any, access tokens are not accepted."
+    )
     algorithms: tuple[
         Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...
     ] = Field(("RS256", "PS256", "ES256", "EdDSA"), min_length=1, description="How a token may be signed.")
@@ -39,23 +42,79 @@ class OidcProvider(Section):
     role_map: dict[str, str] = Field(
         default_factory=dict, description="From an entry of roles_claim to a role here; others give nothing."
     )
+    client_id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="What the provider calls this service: people may sign in with a browser. Needs server.public_url, "
+        "whose /auth/callback the provider must know as a redirect URI.",
+    )
+    client_secret: SecretStr | None = Field(
+        None,
+        min_length=1,
+        description="What proves client_id, or where that is (env:, file:, ...); a public client has none.",
+    )
+    scopes: tuple[Annotated[str, Field(pattern=r"^[!#-\[\]-~]{1,128}$")], ...] = Field(
+        ("openid",), max_length=32, description="What signing in asks the provider for."
+    )
+    name: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
+        description="What people choose to sign in; by default the issuer's host.",
+    )
+
+    @property
+    def sign_in_name(self) -> str:
+        """What people choose to sign in."""
+        return self.name or urlsplit(self.issuer).hostname or self.issuer
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.client_id is None and self.client_secret is not None:
+            raise ValueError("client_secret needs client_id beside it")
+        if self.client_id is None and not self.audience:
+            raise ValueError("it needs audience, to accept access tokens, or client_id, to sign people in")
+        if "openid" not in self.scopes:
+            raise ValueError("scopes needs openid among them")
+        return self
+
+
+class SessionSettings(Section):
+    """How long a browser stays signed in."""
+
+    idle_seconds: float = Field(
+        3600.0, ge=300, allow_inf_nan=False, description="How long a session lasts that nobody uses, in seconds."
+    )
+    lifetime_seconds: float = Field(
+        43_200.0,
+        ge=300,
+        le=30 * 86_400,
+        allow_inf_nan=False,
+        description="How long a session lasts at most, in seconds; then one signs in again.",
+    )
 
 
 class AccessSettings(Section):
     """Who may call."""
 
     keys: tuple[ApiKey, ...] = Field((), description="Keys that may call, besides the stored ones.")
-    oidc: tuple[OidcProvider, ...] = Field((), description="Providers whose access tokens are accepted.")
+    oidc: tuple[OidcProvider, ...] = Field(
+        (), description="Providers whose access tokens are accepted, or with whom people sign in."
+    )
     cors_origins: tuple[str, ...] = Field((), description="Web origins whose pages may call; none by default.")
     offline_seconds: Seconds = Field(
         3600.0,
-        description="How long stored keys go on working while the database cannot be reached, in seconds.",
+        description="How long stored keys and sessions go on while the database cannot be reached, in seconds.",
     )
+    sessions: SessionSettings = Field(default_factory=SessionSettings)
 
     @model_validator(mode="after")
     def _each_key_once(self) -> Self:
         if len({provider.issuer for provider in self.oidc}) < len(self.oidc):
             raise ValueError("two OpenID Connect providers have the same issuer")
+        names = [provider.sign_in_name for provider in self.oidc if provider.client_id]
+        if len(set(names)) < len(names):
+            raise ValueError("two OpenID Connect providers have the same name: give each oidc[].name")
         for what in ("name", "sha256"):
             values = [getattr(key, what) for key in self.keys]
             if repeated := {value for value in values if values.count(value) > 1}:

@@ -1,11 +1,34 @@
 """The gateway's socket, the model that it serves, and the answers that it keeps."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, IPvAnyNetwork, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, model_validator
 
 from deployment.settings.section import Seconds, Section
+
+_DEFAULT_PORTS = {"https": 443, "http": 80}
+
+
+def _origin(url: str) -> str:
+    """As browsers write an origin. Plain HTTP is for this machine alone: cookies would cross a network in clear."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    host = parts.hostname or ""
+    local = host in {"localhost", "127.0.0.1", "::1"}
+    name = f"[{host}]" if ":" in host else host
+    shown = f"{parts.scheme}://{name}" + ("" if port in {None, _DEFAULT_PORTS.get(parts.scheme)} else f":{port}")
+    right = parts.scheme == "https" or (parts.scheme == "http" and local)
+    if not right or not re.fullmatch(r"[a-z0-9.:-]+", host) or parts.path not in {"", "/"} or "@" in parts.netloc:
+        raise ValueError("write https://HOST or https://HOST:PORT, or http://localhost:PORT on this machine")
+    if parts.query or parts.fragment:
+        raise ValueError("write it without a query")
+    return shown
 
 
 class ServerSettings(Section):
@@ -15,6 +38,11 @@ class ServerSettings(Section):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     max_body_bytes: int = Field(
         4 * 1024 * 1024, ge=1024, description="Largest request body, in bytes; more is refused with 413."
+    )
+    public_url: Annotated[str, AfterValidator(_origin)] | None = Field(
+        None,
+        description="Where browsers reach the gateway, for instance https://llm.example.com, without a path. "
+        "Signing in needs it.",
     )
     drain_seconds: Seconds = Field(
         30.0, description="At SIGTERM, how long streams in flight may go on before they are cut."

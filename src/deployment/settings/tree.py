@@ -83,6 +83,17 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _signing_in_has_an_address(self) -> Self:
+        public_url = self.server.public_url
+        if public_url is None and any(provider.client_id for provider in self.access.oidc):
+            raise ValueError(
+                "access.oidc[].client_id needs server.public_url: the address to which people come back signed in"
+            )
+        if public_url is not None and public_url.startswith("http:") and self.profile is not Profile.DEVELOPMENT:
+            raise ValueError(f"server.public_url must be https in the profile {self.profile.value}")
+        return self
+
     @property
     def models_dir(self) -> Path:
         """The store of an engine that Ramsey starts."""

@@ -1,6 +1,6 @@
-"""Access tokens of OpenID Connect providers."""
+"""OpenID Connect providers, and the tokens that they sign."""
 
-from deployment.access.oidc.provider import Provider
-from deployment.access.oidc.tokens import TokenAuthenticator
+from deployment.access.oidc.provider import Endpoints, Provider, Unusable, read_object
+from deployment.access.oidc.tokens import TokenAuthenticator, id_token_claims
 
-__all__ = ["Provider", "TokenAuthenticator"]
+__all__ = ["Endpoints", "Provider", "TokenAuthenticator", "Unusable", "id_token_claims", "read_object"]

@@ -21,7 +21,7 @@ def principal_of(claims: Mapping[str, Any], provider: OidcProvider, directory: D
     digest = hashlib.sha256(f"{provider.issuer} {subject}".encode()).hexdigest()
     return Principal(
         id=f"sub-{digest[:24]}",
-        name=_printable(subject),
+        name=printable(subject),
         tenant=_tenant(claims, provider, directory),
         roles=roles,
         scopes=scopes,
@@ -35,7 +35,7 @@ def _tenant(claims: Mapping[str, Any], provider: OidcProvider, directory: Direct
     if not isinstance(tenant, str) or not tenant:
         raise Forbidden(f"The token names no tenant: its claim {provider.tenant_claim} is missing.")
     if tenant not in directory.tenants:
-        raise Forbidden(f"There is no enabled tenant {_printable(tenant)}.", hint="An administrator can create it.")
+        raise Forbidden(f"There is no enabled tenant {printable(tenant)}.", hint="An administrator can create it.")
     return tenant
 
 
@@ -61,6 +61,11 @@ def _words(value: Any) -> list[str]:
     return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []
 
 
-def _printable(text: str) -> str:
-    """For logs: nothing that could begin a new line there."""
+def has_claim(claims: Mapping[str, Any], path: str) -> bool:
+    """Whether there is such a claim, by its name or by dots into objects."""
+    return _claim(claims, path) is not None
+
+
+def printable(text: str) -> str:
+    """For logs and pages: short, and nothing that could begin a new line."""
     return "".join(character if character.isprintable() else "?" for character in text)[:64]

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class TokenAuthenticator:
     def __init__(
         self, providers: Iterable[Provider], directory: Directory, clock: Clock, offline_s: float = 3600.0
     ) -> None:
-        self._providers = {provider.settings.issuer: provider for provider in providers}
+        self._providers = {one.settings.issuer: one for one in providers if one.settings.audience}
         self._directory = directory
         self._clock = clock
         self._offline_s = offline_s
@@ -83,10 +83,7 @@ class TokenAuthenticator:
     def _key(self, header: Mapping[str, Any], provider: Provider) -> "Key":
         """The key that the header names, or the only one there is where it names none."""
         self._check_age(provider)
-        key_id = header.get("kid")
-        if key_id is None and len(provider.keys) == 1:
-            return next(iter(provider.keys.values()))
-        key = provider.keys.get(key_id) if isinstance(key_id, str) else None
+        key = _published(header, provider)
         if key is None and provider.want_new_keys():
             raise _not_here(provider)
         if key is None:
@@ -98,6 +95,27 @@ class TokenAuthenticator:
         if fetched_at is None or self._clock.monotonic() - fetched_at > self._offline_s:
             provider.want_new_keys()
             raise _not_here(provider)
+
+
+def id_token_claims(token: bytes, provider: Provider, client_id: str, now: float) -> dict[str, Any]:
+    """The claims of a token that says to a client who signed in. Raises Unauthenticated with the reason."""
+    header, _ = _parts(token)
+    _check_header(header, provider)
+    key = _published(header, provider)
+    if key is None:
+        raise _refused("its issuer publishes no such signing key")
+    claims = _claims(token, key, header["alg"], provider, now, (client_id,))
+    alone = claims["aud"] in (client_id, [client_id])
+    if claims.get("azp", client_id if alone else None) != client_id:
+        raise _refused("it is for another client")
+    return claims
+
+
+def _published(header: Mapping[str, Any], provider: Provider) -> "Key | None":
+    key_id = header.get("kid")
+    if key_id is None and len(provider.keys) == 1:
+        return next(iter(provider.keys.values()))
+    return provider.keys.get(key_id) if isinstance(key_id, str) else None
 
 
 def _parts(token: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -126,7 +144,9 @@ def _check_header(header: Mapping[str, Any], provider: Provider) -> None:
         raise _refused("it is not an access token")
 
 
-def _claims(token: bytes, key: "Key", algorithm: str, provider: Provider, now: float) -> dict[str, Any]:
+def _claims(
+    token: bytes, key: "Key", algorithm: str, provider: Provider, now: float, audience: Sequence[str] = ()
+) -> dict[str, Any]:
     """The claims, once the signature and they themselves are right."""
     from joserfc import jwt
     from joserfc.errors import ExpiredTokenError, JoseError
@@ -135,7 +155,7 @@ def _claims(token: bytes, key: "Key", algorithm: str, provider: Provider, now: f
         now=int(now),
         leeway=provider.settings.leeway_seconds,
         iss={"essential": True, "value": provider.settings.issuer},
-        aud={"essential": True, "values": list(provider.settings.audience)},
+        aud={"essential": True, "values": list(audience or provider.settings.audience)},
         exp={"essential": True},
         sub={"essential": True},
     )
