@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import gc
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from deployment import __version__
 from deployment.access import Access
@@ -24,8 +25,8 @@ from deployment.engines import EnginePool
 from deployment.errors import StartupError
 from deployment.gateway import (
     BODIES,
+    Application,
     BoundedBodies,
-    Direct,
     Drainer,
     Envelope,
     Gateway,
@@ -125,7 +126,7 @@ def _cache(settings: Settings, clock: Clock) -> tuple[Store | None, SemanticInde
     return MemoryStore(cache.max_bytes, cache.ttl_seconds, clock.monotonic), semantic
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> Application:
     """The ASGI application. Everything is opened by its lifespan, nothing before."""
     services = build(settings)
     settings = services.settings
@@ -151,7 +152,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         _log.info("stopped")
 
-    app = FastAPI(
+    app = Application(
         title="Ramsey",
         version=__version__,
         description="Your own model, in production: one gateway that speaks Ramsey's, Ollama's and OpenAI's API.",
@@ -180,11 +181,18 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _to_envelope)
     server = settings.server
     app.add_middleware(BoundedBodies, limit=server.max_body_bytes, seconds=server.slow_client_seconds, streamed=BLOBS)
-    app.add_middleware(Direct, endpoints=services.gateway.direct)
-    app.add_middleware(services.access.before)
+    pages = add_pages(app)
+    app.surround(lambda inner: _around(inner, services, pages), services.gateway.direct)
+    return app
+
+
+def _around(app: ASGIApp, services: Services, pages: Mapping[str, bytes]) -> ASGIApp:
+    """What stands around all that answers, from the wire inwards: the envelope, CORS where it is open, browsers' sessions."""
+    settings = services.settings
+    app = services.access.before(app)
     if settings.access.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
+        app = CORSMiddleware(
+            app,
             allow_origins=list(settings.access.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=[
@@ -197,15 +205,14 @@ def create_app(settings: Settings) -> FastAPI:
             ],
             expose_headers=["x-request-id", "x-ramsey-release", "x-ramsey-node"],
         )
-    app.add_middleware(
-        Envelope,
+    return Envelope(
+        app,
         metrics=services.metrics,
         refused=services.access.refusals.note,
         proxies=TrustedProxies(settings.server.trusted_proxies),
         headers=fixed_headers(settings.server),
-        pages=add_pages(app),
+        pages=pages,
     )
-    return app
 
 
 def _spare_the_collector() -> None:

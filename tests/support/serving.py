@@ -16,8 +16,13 @@ from deployment.settings import Settings, load
 
 
 @asynccontextmanager
-async def serving(engine_url: str, **overrides: Any) -> AsyncIterator[tuple[str, Services]]:
-    """A gateway before the engine at `engine_url`, which holds `ramsey-model:v1.1`; yields its URL and its parts."""
+async def serving(
+    engine_url: str, *, own_listener: object = True, **overrides: Any
+) -> AsyncIterator[tuple[str, Services]]:
+    """A gateway before the engine at `engine_url`, which holds `ramsey-model:v1.1`; yields its URL and its parts.
+
+    `own_listener=False`: under uvicorn as it comes, as by `uvicorn src.deployment.api:app`.
+    """
     sections: dict[str, Any] = {
         "engine": {"host": engine_url, "launch": False},
         "model": {"modelfile": None, "release": "v1.1"},
@@ -26,17 +31,19 @@ async def serving(engine_url: str, **overrides: Any) -> AsyncIterator[tuple[str,
     for name, values in overrides.items():
         sections[name] = {**sections[name], **values} if name in sections else values
     with tempfile.TemporaryDirectory() as own:
-        async with _serving(load(**{"data_dir": Path(own), **sections})) as served:
+        async with _serving(load(**{"data_dir": Path(own), **sections}), own_listener) as served:
             yield served
 
 
 @asynccontextmanager
-async def _serving(settings: Settings) -> AsyncIterator[tuple[str, Services]]:
+async def _serving(settings: Settings, own_listener: object) -> AsyncIterator[tuple[str, Services]]:
     app = create_app(settings)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)
-        server = uvicorn.Server(server_config(app, settings.server, lifespan="on"))
+        plain = uvicorn.Config(app, lifespan="on", log_config=None)
+        config = server_config(app, settings.server, lifespan="on") if own_listener else plain
+        server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             while not server.started:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from deployment.clock import Clock
 from deployment.engines.admission import Slot
@@ -12,6 +12,8 @@ from deployment.engines.outcomes import Outcomes
 from deployment.engines.warm import Warmer
 from deployment.errors import EngineError, EngineTimeout, EngineUnavailable, StreamIncomplete
 from deployment.ollama_client import Done, Event, Timeouts
+
+_SILENT = "The node stopped answering before the first token."
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Attempt:
         self._open = True
         self._events: AsyncGenerator[Event, None] | None = None
         self._limited = False
+        self._waiting: asyncio.Task[Any] | None = None
+        self._given_up = False
         self.node = slot.node
         self.done = False
 
@@ -74,20 +78,27 @@ class Attempt:
 
     async def first(self) -> list[Event]:
         """The first event, or all of a whole answer. An EngineError, or a cancellation, ends the attempt."""
+        task = self._waiting = cast("asyncio.Task[Any]", asyncio.current_task())
+        cancelled_before = task.cancelling()
         waits = self.node.first_waits
+        waits.add(self)
         try:
-            async with asyncio.timeout(None) as scope:
-                waits.add(scope)
-                try:
-                    events = await self._begin()
-                finally:
-                    waits.discard(scope)
-        except TimeoutError:
-            error = EngineUnavailable("The node stopped answering before the first token.")
-            self._end(error)
-            raise error from None
+            events = await self._begin()
+        except asyncio.CancelledError:
+            if not self._given_up or task.uncancel() > cancelled_before:
+                raise
+            raise EngineUnavailable(_SILENT) from None
+        finally:
+            self._waiting = None
+            waits.discard(self)
         self._tools.metrics.first_token(self.node.name, self._slot.on.release, self.first_s)
         return events
+
+    def give_up(self) -> None:
+        """The node fell silent: stop waiting for its first event."""
+        if self._waiting is not None and not self._given_up:
+            self._given_up = True
+            self._waiting.cancel()
 
     async def _begin(self) -> list[Event]:
         try:

@@ -1,10 +1,9 @@
 """A node as the pool knows it now: counters, what experience and checks say, no decisions."""
 
-import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from deployment.engines import breaker
 from deployment.engines.learned import Learned
@@ -44,6 +43,14 @@ class Checked:
     """Release to digest; None: never listed."""
 
 
+class GivesUp(Protocol):
+    """An attempt, as far as its node knows it."""
+
+    def give_up(self) -> None:
+        """Wait no longer."""
+        ...
+
+
 class Node:
     """Its state. Changed by admission (counters), outcomes (breaker, learned) and health (checked)."""
 
@@ -61,7 +68,7 @@ class Node:
         """Requests placed here over the weight; a newcomer starts at the others' level."""
         self.picked_last = 0
         """Number of the last placement here, counted over the pool."""
-        self.first_waits: set[asyncio.Timeout] = set()
+        self.first_waits: set[GivesUp] = set()
         """Attempts that wait for their first event."""
         self._releases: dict[str, OnNode] = {}
         self._sessions: OrderedDict[str, None] = OrderedDict()
@@ -121,9 +128,8 @@ class Node:
 
     def give_up_waiting(self) -> None:
         """The node fell silent: who waits for a first event goes elsewhere now."""
-        now = asyncio.get_running_loop().time()
-        for scope in self.first_waits:
-            scope.reschedule(now)
+        for attempt in tuple(self.first_waits):
+            attempt.give_up()
 
     def state(self) -> NodeState:
         """What placement makes of it."""

@@ -1,7 +1,7 @@
 """An inference request from wire to wire."""
 
 from deployment.gateway.body import BoundedBodies
-from deployment.gateway.direct import Direct
+from deployment.gateway.direct import Application
 from deployment.gateway.drain import Drainer
 from deployment.gateway.envelope import Envelope
 from deployment.gateway.health import health_routes
@@ -12,8 +12,8 @@ from deployment.gateway.service import Gateway
 
 __all__ = [
     "BODIES",
+    "Application",
     "BoundedBodies",
-    "Direct",
     "Drainer",
     "Envelope",
     "Gateway",

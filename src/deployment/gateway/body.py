@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployment.errors import InvalidRequest, PayloadTooLarge, RequestTimeout
+from deployment.gateway.listener import connection_of
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -32,28 +33,35 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     Raises PayloadTooLarge over `limit` bytes (before reading, where the length is declared), RequestTimeout if
     it has not come after `seconds`, ClientDisconnect when the caller left.
     """
-    headers = request.headers
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise InvalidRequest("Compressed bodies are not accepted.", hint="Send it without Content-Encoding.")
-    declared = headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise _too_large(limit)
-    receive, chunks, size = request.receive, [], 0
+    for name, value in request.scope["headers"]:
+        if name == b"content-length":
+            if value.isdigit() and int(value) > limit:
+                raise _too_large(limit)
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            raise InvalidRequest("Compressed bodies are not accepted.", hint="Send it without Content-Encoding.")
+    connection = connection_of(request.scope)
+    if connection is not None and connection.body_is_here:
+        return await _all_of(request.receive, limit)
     try:
         async with asyncio.timeout(seconds):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                chunk = message.get("body", b"")
-                size += len(chunk)
-                if size > limit:
-                    raise _too_large(limit)
-                chunks.append(chunk)
-                if not message.get("more_body", False):
-                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return await _all_of(request.receive, limit)
     except TimeoutError:
         raise RequestTimeout(f"The body did not arrive within {seconds:g} s.") from None
+
+
+async def _all_of(receive: Receive, limit: int) -> bytes:
+    chunks, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 class BoundedBodies:

@@ -1,30 +1,47 @@
-"""The way of inference requests past the router, which costs more than all that the gateway does of its own."""
+"""The way of inference requests past the framework, which costs more than all that the gateway does of its own."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+Around = Callable[[ASGIApp], ASGIApp]
 
 
-class Direct:
-    """ASGI middleware: a POST to one of these paths goes straight to its endpoint, everything else to the router.
+class Application(FastAPI):
+    """FastAPI, but a POST to a direct endpoint passes it by: its router, its middleware, its wrappers.
 
     The router has the same endpoints, for the documents; nothing but speed tells the two ways apart.
     """
 
-    def __init__(self, app: ASGIApp, endpoints: Mapping[str, Endpoint]) -> None:
-        self._app, self._endpoints = app, endpoints
+    _direct: ASGIApp | None = None
+    _paths: frozenset[str] = frozenset()
+
+    def surround(self, around: Around, endpoints: Mapping[str, Endpoint]) -> None:
+        """Put `around` outermost on both ways; `endpoints` are the direct ones by their paths."""
+        self.add_middleware(around)
+        self._direct, self._paths = around(Direct(endpoints)), frozenset(endpoints)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass on."""
-        if scope["type"] == "http" and scope["method"] == "POST":
-            endpoint = self._endpoints.get(scope["path"])
-            if endpoint is not None:
-                scope["state"]["record"].endpoint = scope["path"]
-                response = await endpoint(Request(scope, receive))
-                await response(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        """What the server calls."""
+        if self._direct and scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._paths:
+            await self._direct(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+class Direct:
+    """The ASGI application of the direct endpoints."""
+
+    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        path = scope["path"]
+        scope["state"]["record"].endpoint = path
+        response = await self._endpoints[path](Request(scope, receive))
+        await response(scope, receive, send)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import re
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployment.errors import Forbidden, InvalidRequest, MethodNotAllowed, NotFound, RamseyError, Unauthenticated
+from deployment.gateway.encoder import unique_id
 from deployment.gateway.errors_out import dialect_of, error_body
 from deployment.gateway.exchange import CANCELLED
 from deployment.gateway.listener.headers import CSP, NO_PAGE, Header
@@ -106,7 +106,7 @@ def _request_id(scope: Scope) -> str:
             text: str = value.decode("latin-1")
             if _REQUEST_ID.match(text):
                 return text
-    return secrets.token_hex(16)
+    return unique_id()
 
 
 async def send_error(send: Send, scope: Scope, receive: Receive, record: RequestRecord, error: Exception) -> None:

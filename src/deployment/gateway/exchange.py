@@ -4,7 +4,8 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import orjson
 import structlog
@@ -19,6 +20,7 @@ from deployment.gateway.encoder import Encoder, Times
 from deployment.gateway.errors_out import error_body
 from deployment.gateway.inference import most_tokens
 from deployment.gateway.kept import Kept
+from deployment.gateway.listener import connection_of
 from deployment.gateway.observed import Observed
 from deployment.ollama_client import Done, collect
 from deployment.releases import RecentAnswers
@@ -95,33 +97,46 @@ class Exchange(Response, ABC):
         self._began = wire.clock()
         self._started = False
         self._cut: RamseyError | None = None
-        self._work: asyncio.Task[None] | None = None
+        self._left = False
+        self._task: asyncio.Task[None] | None = None
         self.background = None
         self.blocked_since = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, unless the caller leaves first."""
-        self._work = asyncio.create_task(self._run(send))
-        watcher = asyncio.create_task(_cancel_when_gone(receive, self._work))
+        task = self._task = cast("asyncio.Task[None]", asyncio.current_task())
         self._wire.exchanges.add(self)
+        forget = _when_gone(scope, receive, self._leave)
         try:
-            await self._work
+            await self._run(send)
         except asyncio.CancelledError:
-            if (task := asyncio.current_task()) and task.cancelling():
+            if not self._left and self._cut is None:
                 raise  # the server itself gives this request up
+            task.uncancel()
             if self._cut is None:
                 self._record.status, self._record.error = CANCELLED, "cancelled"
             else:
                 await self._fail(send, self._cut)
         finally:
+            self._task = None
             self._wire.exchanges.discard(self)
-            watcher.cancel()
+            forget()
 
     def cut(self, error: RamseyError) -> None:
         """End this exchange from outside, telling the caller why where it still listens."""
-        if self._cut is None and self._work is not None and not self._work.done():
+        if self._give_up():
             self._cut = error
-            self._work.cancel()
+
+    def _leave(self) -> None:
+        if self._give_up():
+            self._left = True
+
+    def _give_up(self) -> bool:
+        """Cancel the work, once."""
+        if self._task is None or self._left or self._cut is not None:
+            return False
+        self._task.cancel()
+        return True
 
     async def _run(self, send: Send) -> None:
         try:
@@ -324,7 +339,16 @@ _CHARS_PER_TOKEN = 4
 _NO_END = "The engine ended the answer without its end marker."
 
 
-async def _cancel_when_gone(receive: Receive, work: "asyncio.Task[None]") -> None:
+def _when_gone(scope: Scope, receive: Receive, call: Callable[[], None]) -> Callable[[], object]:
+    """Call when the caller leaves; returns how to forget that. Our own listener says it, at no cost; under another
+    server a task has to wait for it."""
+    if (connection := connection_of(scope)) is not None:
+        connection.when_gone(call)
+        return partial(connection.when_gone, None)
+    return asyncio.create_task(_wait_until_gone(receive, call)).cancel
+
+
+async def _wait_until_gone(receive: Receive, call: Callable[[], None]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    work.cancel()
+    call()

@@ -1,7 +1,8 @@
 """What stands between the network and the application: TLS, bounds, proxies, headers of every answer."""
 
+from deployment.gateway.listener.connection import CallerConnection, connection_of
 from deployment.gateway.listener.headers import fixed_headers
 from deployment.gateway.listener.proxies import TrustedProxies
 from deployment.gateway.listener.server import listen, server_config
 
-__all__ = ["TrustedProxies", "fixed_headers", "listen", "server_config"]
+__all__ = ["CallerConnection", "TrustedProxies", "connection_of", "fixed_headers", "listen", "server_config"]

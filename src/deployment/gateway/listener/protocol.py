@@ -4,6 +4,7 @@ The parser (llhttp) refuses by itself what is ambiguous: two lengths, a length b
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from deployment.errors import InvalidRequest, RamseyError, RequestTimeout
 from deployment.gateway.errors_out import dialect_of, error_body
+from deployment.gateway.listener.connection import EXTENSION
 
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_HEADERS = 100
@@ -58,6 +60,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = self._in_body = self._refused = self._surplus = False
         self._head_bytes = 0
         self._refusal: RamseyError | None = None
+        self._gone = False
+        self._extensions = {EXTENSION: self}
+        self._on_gone: Callable[[], None] | None = None
+
+    @property
+    def body_is_here(self) -> bool:
+        """See CallerConnection. Where requests are pipelined, `cycle` is the last: those before it are whole."""
+        return not self.cycle.more_body
+
+    def when_gone(self, call: Callable[[], None] | None) -> None:
+        """See CallerConnection."""
+        self._on_gone = call
+        if call is not None and self._gone:
+            call()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection; beyond the limit, its first request is answered with 503."""
@@ -73,6 +89,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """It is over."""
         self._no_deadline()
         super().connection_lost(exc)
+        self._gone = True
+        if self._on_gone is not None:
+            self._on_gone()
+            self._on_gone = None
 
     def data_received(self, data: bytes) -> None:
         """Parse a piece of a request, unless this connection was refused already."""
@@ -97,6 +117,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         self._in_head, self._head_bytes, self._host = True, 0, 0
+        self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]
 
     def on_url(self, url: bytes) -> None:
         """A part of its URL."""
