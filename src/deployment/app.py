@@ -187,7 +187,7 @@ def create_app(settings: Settings) -> Application:
 
 
 def _around(app: ASGIApp, services: Services, pages: Mapping[str, bytes]) -> ASGIApp:
-    """What stands around all that answers, from the wire inwards: the envelope, CORS where it is open, browsers' sessions."""
+    """What stands around all that answers, from the wire inwards: the envelope, CORS if open, browsers' sessions."""
     settings = services.settings
     app = services.access.before(app)
     if settings.access.cors_origins:

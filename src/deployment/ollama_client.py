@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, TypedDict, Unpack, overload
@@ -12,10 +12,10 @@ from yarl import URL
 from deployment import modelfile as modelfiles
 from deployment.errors import ConfigurationError, EngineError, EngineProtocolError, ModelMissing
 from deployment.modelfile import Modelfile
-from deployment.ollama_connection import Connection, Timeouts, encode
+from deployment.ollama_connection import Connection, Events, Timeouts, encode
 from deployment.ollama_wire import Delta, Done, Event, Generation, collect, error_of, object_of
 
-__all__ = ["Delta", "Done", "Event", "Generation", "OllamaClient", "Timeouts", "collect"]
+__all__ = ["Delta", "Done", "Event", "Events", "Generation", "OllamaClient", "Timeouts", "collect"]
 
 
 class _Fields(TypedDict, total=False):
@@ -152,9 +152,7 @@ class OllamaClient:
         """Ask to unload a model when its requests are done; does not wait for it."""
         await self.load(name, 0)
 
-    def events(
-        self, path: str, body: Mapping[str, Any], *, timeouts: Timeouts | None = None
-    ) -> AsyncGenerator[Event, None]:
+    def events(self, path: str, body: Mapping[str, Any], *, timeouts: Timeouts | None = None) -> Events:
         """Low level: POST `body` as it stands to /api/generate or /api/chat; deltas, then exactly one Done.
 
         With `"stream": false` the one object comes as a delta and its Done. `aclose()` aborts the

@@ -1,7 +1,7 @@
 """One try of a request on one node: its stream, its slot, its outcome. Each ends exactly once."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -11,12 +11,12 @@ from deployment.engines.metrics import PoolMetrics
 from deployment.engines.outcomes import Outcomes
 from deployment.engines.warm import Warmer
 from deployment.errors import EngineError, EngineTimeout, EngineUnavailable, StreamIncomplete
-from deployment.ollama_client import Done, Event, Timeouts
+from deployment.ollama_client import Done, Event, Events, Timeouts
 
 _SILENT = "The node stopped answering before the first token."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tools:
     """What attempts share."""
 
@@ -25,6 +25,8 @@ class Tools:
     outcomes: Outcomes
     warmer: Warmer
     timeouts: Timeouts
+    loop: asyncio.AbstractEventLoop | None = None
+    """The one that runs, once the pool has started: to ask for it is a system call each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Attempt:
         self._began = tools.clock.monotonic()
         self._first_at: float | None = None
         self._open = True
-        self._events: AsyncGenerator[Event, None] | None = None
+        self._events: Events | None = None
         self._limited = False
         self._waiting: asyncio.Task[Any] | None = None
         self._given_up = False
@@ -78,7 +80,7 @@ class Attempt:
 
     async def first(self) -> list[Event]:
         """The first event, or all of a whole answer. An EngineError, or a cancellation, ends the attempt."""
-        task = self._waiting = cast("asyncio.Task[Any]", asyncio.current_task())
+        task = self._waiting = cast("asyncio.Task[Any]", asyncio.current_task(self._tools.loop))
         cancelled_before = task.cancelling()
         waits = self.node.first_waits
         waits.add(self)

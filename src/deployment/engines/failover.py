@@ -205,5 +205,5 @@ class Failover:
 
 def _wanted_tokens(body: Mapping[str, Any]) -> int:
     options = body.get("options")
-    wanted = options.get("num_predict") if isinstance(options, Mapping) else None
+    wanted = options.get("num_predict") if isinstance(options, dict) else None
     return wanted if isinstance(wanted, int) and wanted > 0 else _USUAL_TOKENS

@@ -71,7 +71,7 @@ class EnginePool:
             self._warmer,
             lambda: self._asked | self._expected,
         )
-        tools = Tools(clock, self._metrics, self._outcomes, self._warmer, self._timeouts)
+        self._tools = tools = Tools(clock, self._metrics, self._outcomes, self._warmer, self._timeouts)
         hedger = Hedger(pool.hedge_share, self._metrics)
         self._failover = Failover(pool, self._admission, tools, hedger, keep_alive)
         self._leases = Leases(pool, self._admission)
@@ -99,6 +99,7 @@ class EnginePool:
 
     async def start(self) -> None:
         """Read the members, and begin to check them. Raises ConfigurationError for a broken members' file."""
+        self._tools.loop = asyncio.get_running_loop()
         self._membership = await asyncio.to_thread(self._file.read)
         self._configured = configured_nodes(self._settings)
         self._leases.start()

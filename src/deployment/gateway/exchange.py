@@ -20,7 +20,7 @@ from deployment.gateway.encoder import Encoder, Times
 from deployment.gateway.errors_out import error_body
 from deployment.gateway.inference import most_tokens
 from deployment.gateway.kept import Kept
-from deployment.gateway.listener import connection_of
+from deployment.gateway.listener import CallerConnection, connection_of
 from deployment.gateway.observed import Observed
 from deployment.ollama_client import Done, collect
 from deployment.releases import RecentAnswers
@@ -34,11 +34,15 @@ _log = structlog.get_logger("gateway")
 class Exchanges:
     """The exchanges in progress: counted for the drain, and given up when their caller stops reading."""
 
-    def __init__(self, slow_client_seconds: float) -> None:
+    def __init__(self, slow_client_seconds: float, now: Callable[[], float]) -> None:
+        """`now`: monotonic seconds."""
         self._active: set[Exchange] = set()
+        self._now = now
         self._slow = slow_client_seconds
         self._idle = asyncio.Event()
         self._idle.set()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The one that runs, once `watch` does: to ask for it is a system call each time."""
 
     def __len__(self) -> int:
         return len(self._active)
@@ -65,11 +69,11 @@ class Exchanges:
 
     async def watch(self) -> None:
         """Give up exchanges whose caller takes nothing. One timer for all: a token costs nothing more."""
-        now = asyncio.get_running_loop().time
+        self.loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(min(1.0, self._slow / 4))
             for exchange in tuple(self._active):
-                if exchange.blocked_since and now() - exchange.blocked_since > self._slow:
+                if exchange.blocked_since and self._now() - exchange.blocked_since > self._slow:
                     exchange.cut(EngineTimeout("The caller did not read its answer."))
 
     def cut_all(self) -> None:
@@ -98,15 +102,17 @@ class Exchange(Response, ABC):
         self._started = False
         self._cut: RamseyError | None = None
         self._left = False
+        self._connection: CallerConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self.background = None
         self.blocked_since = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, unless the caller leaves first."""
-        task = self._task = cast("asyncio.Task[None]", asyncio.current_task())
+        task = self._task = cast("asyncio.Task[None]", asyncio.current_task(self._wire.exchanges.loop))
         self._wire.exchanges.add(self)
-        forget = _when_gone(scope, receive, self._leave)
+        self._connection = connection_of(scope)
+        forget = self._when_gone(receive)
         try:
             await self._run(send)
         except asyncio.CancelledError:
@@ -126,6 +132,14 @@ class Exchange(Response, ABC):
         """End this exchange from outside, telling the caller why where it still listens."""
         if self._give_up():
             self._cut = error
+
+    def _when_gone(self, receive: Receive) -> Callable[[], object]:
+        """Give up when the caller leaves; returns how to forget that. Our own listener says it, at no cost; under
+        another server a task has to wait for it."""
+        if self._connection is not None:
+            self._connection.when_gone(self._leave)
+            return partial(self._connection.when_gone, None)
+        return asyncio.create_task(_wait_until_gone(receive, self._leave)).cancel
 
     def _leave(self) -> None:
         if self._give_up():
@@ -162,12 +176,14 @@ class Exchange(Response, ABC):
             headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         else:
             headers.append((b"content-length", b"%d" % length))
+        if self._connection is not None:
+            self._connection.join_next()
         await send({"type": "http.response.start", "status": status, "headers": headers})
         self._started = True
 
     async def _send_json(self, send: Send, status: int, body: bytes) -> None:
         await self._start(send, status, "application/json", len(body))
-        self.blocked_since = asyncio.get_running_loop().time()
+        self.blocked_since = self._wire.clock()
         await send({"type": "http.response.body", "body": body})
         self.blocked_since = 0.0
 
@@ -271,7 +287,7 @@ class Generation(Exchange):
             await answer.close()
 
     async def _stream(self, answer: Opened, send: Send) -> None:
-        encoder, now = self._encoder, asyncio.get_running_loop().time
+        encoder, now = self._encoder, self._wire.clock
         await self._start(send, 200, encoder.media_type)
         if begin := encoder.begin():
             await send({"type": "http.response.body", "body": begin, "more_body": True})
@@ -337,15 +353,6 @@ class Unary(Exchange):
 
 _CHARS_PER_TOKEN = 4
 _NO_END = "The engine ended the answer without its end marker."
-
-
-def _when_gone(scope: Scope, receive: Receive, call: Callable[[], None]) -> Callable[[], object]:
-    """Call when the caller leaves; returns how to forget that. Our own listener says it, at no cost; under another
-    server a task has to wait for it."""
-    if (connection := connection_of(scope)) is not None:
-        connection.when_gone(call)
-        return partial(connection.when_gone, None)
-    return asyncio.create_task(_wait_until_gone(receive, call)).cancel
 
 
 async def _wait_until_gone(receive: Receive, call: Callable[[], None]) -> None:

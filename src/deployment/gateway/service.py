@@ -68,7 +68,7 @@ class Gateway:
     _patterns: dict[str, tuple[tuple[str, ...] | None, re.Pattern[str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.exchanges = Exchanges(self.settings.server.slow_client_seconds)
+        self.exchanges = Exchanges(self.settings.server.slow_client_seconds, self.clock.monotonic)
         self._wire = Wire(self.answers, self.exchanges, self.limits, self.clock.monotonic, self.room.recent)
         self.traffic = self.room.traffic
 

@@ -2,22 +2,21 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import orjson
 
 from deployment.errors import EngineError, EngineTimeout, InvalidRequest
-from deployment.ollama_connection.answer import Answer, read_all, unavailable, unreachable
+from deployment.ollama_connection.answer import read_all, unavailable, unreachable
+from deployment.ollama_connection.events import Events
 from deployment.ollama_connection.node_socket import NodeSocket
 from deployment.ollama_connection.sockets import Sockets
 from deployment.ollama_connection.timeouts import Timeouts, Watch
-from deployment.ollama_wire import Event, error_of
 
 _JSON = "application/json"
 _BYTES = "application/octet-stream"
 _MAX_UNARY_BYTES = 256 * 1024 * 1024
-_MAX_ERROR_BYTES = 64 * 1024
 _PIECE_BYTES = 256 * 1024
 
 
@@ -32,31 +31,9 @@ class Connection:
         """Close our sockets, those in use too. The next request opens new ones."""
         await self._sockets.close()
 
-    async def events(
-        self, path: str, body: Mapping[str, Any], limits: Timeouts | None = None
-    ) -> AsyncGenerator[Event, None]:
-        """POST `body`; the deltas of the answer, then exactly one Done. `aclose()` aborts the connection."""
-        limits = limits or self._timeouts
-        streamed = body.get("stream", True) is not False
-        data = encode(body)
-        watch = Watch(asyncio.get_running_loop(), limits.first_token if streamed else limits.total, limits)
-        socket: NodeSocket | None = None
-        answer: Answer | None = None
-        try:
-            socket, status = await self._exchange("POST", path, data, min(limits.connect, limits.total), watch)
-            answer = Answer(socket, watch, streamed)
-            if status != 200:
-                raise error_of(status, await read_all(socket, _MAX_ERROR_BYTES))
-            while not answer.ended:
-                for event in await answer.read():
-                    yield event
-            await answer.drain()
-        except (OSError, EngineError) as error:
-            raise self.noted(_meaning(error, watch, answer)) from None
-        finally:
-            watch.stop()
-            if socket is not None:
-                self._sockets.done(socket)
+    def events(self, path: str, body: Mapping[str, Any], limits: Timeouts | None = None) -> Events:
+        """POST `body` once the first event is asked for."""
+        return Events(self._sockets, self._post, path, body, limits or self._timeouts)
 
     async def call(
         self, method: str, path: str, data: bytes | BinaryIO | None = None, within: float | None = None
@@ -79,9 +56,11 @@ class Connection:
                 self._sockets.done(socket)
 
     def noted(self, error: EngineError) -> EngineError:
-        """Callers of the gateway read the message, and need not learn our addresses; logs show the note."""
-        error.add_note(f"engine: {self._sockets.shown}")
-        return error
+        """See Sockets.noted."""
+        return self._sockets.noted(error)
+
+    async def _post(self, path: str, body: Mapping[str, Any], connect_s: float, watch: Watch) -> tuple[NodeSocket, int]:
+        return await self._exchange("POST", path, encode(body), connect_s, watch)
 
     async def _exchange(
         self, method: str, path: str, data: bytes | BinaryIO | None, connect_s: float, watch: Watch | None
@@ -119,14 +98,6 @@ class Connection:
             while (piece := await asyncio.to_thread(data.read, _PIECE_BYTES)) and await socket.write(piece):
                 pass
         return await socket.head()
-
-
-def _meaning(error: OSError | EngineError, watch: Watch, answer: Answer | None) -> EngineError:
-    if watch.expired:
-        return watch.late()
-    if isinstance(error, EngineError):
-        return error
-    return unavailable(error) if answer is None else answer.meaning(error)
 
 
 def encode(body: Mapping[str, Any]) -> bytes:

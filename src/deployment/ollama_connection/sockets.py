@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from deployment.errors import EngineTimeout
+from deployment.errors import EngineError, EngineTimeout
 from deployment.ollama_connection.node_socket import NodeSocket
 
 _KEEP_IDLE_S = 30.0
@@ -20,8 +20,7 @@ class Sockets:
         url = URL(host)
         self._host, self._port, self._tls = url.host or "", url.port or 80, url.scheme == "https"
         self._base = url.raw_path.rstrip("/")
-        self.shown = str(url.with_user(None)).rstrip("/")
-        """The address without a password."""
+        self._shown = str(url.with_user(None)).rstrip("/")
         lines = ["User-Agent: ramsey", "Accept: application/json", f"Host: {url.host_port_subcomponent}"]
         if url.user or url.password:
             pair = f"{url.user or ''}:{url.password or ''}".encode()
@@ -31,6 +30,20 @@ class Sockets:
         self._idle: list[NodeSocket] = []
         self._used: set[NodeSocket] = set()
         self._sweep: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of these sockets. Kept: asking for the one that runs is a system call each time."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def noted(self, error: EngineError) -> EngineError:
+        """The error with the node's address, without a password, in a note: callers of the gateway read the message
+        and need not learn our addresses; logs show the note."""
+        error.add_note(f"engine: {self._shown}")
+        return error
 
     def request(self, method: str, path: str, length: int | None, content_type: str) -> bytes:
         """The head of a request with a body of `length` bytes; None for no body."""
@@ -42,7 +55,7 @@ class Sockets:
 
         Raises EngineTimeout when connecting takes too long, OSError when it fails. Give it to `done` in every case.
         """
-        loop = asyncio.get_running_loop()
+        loop = self.loop
         if not new:
             oldest = loop.time() - _KEEP_IDLE_S
             while self._idle:
@@ -69,7 +82,7 @@ class Sockets:
         if not (socket.reusable and socket.at_end):
             socket.abort()
             return
-        loop = asyncio.get_running_loop()
+        loop = self.loop
         socket.idle_since = loop.time()
         self._idle.append(socket)
         if self._sweep is None:
@@ -84,10 +97,11 @@ class Sockets:
             socket.abort()
         self._idle.clear()
         self._used.clear()
+        self._loop = None
         await asyncio.sleep(0)  # sockets close in the loop's next turn
 
     def _close_idle(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self.loop
         oldest = loop.time() - _KEEP_IDLE_S
         kept = []
         for socket in self._idle:

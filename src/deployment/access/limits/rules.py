@@ -25,34 +25,48 @@ class RuleBook:
         self._directory = Directory() if directory is None else directory
         self._version = self._directory.version
         self._known: dict[tuple[str, str, str], tuple[Rule, ...]] = {}
+        self._sizes: dict[tuple[str, str, str], Sizes] = {}
         self._usual: dict[tuple[str, str], Sequence[_Wanted]] = {}
 
     def rules(self, principal: Principal, model: str) -> tuple[Rule, ...]:
         """The rules for a request of this caller to this model: its own, its tenant's, the tenant's on the model."""
         today = self._clock.now().date()
-        if self._version != self._directory.version or self._today != today:
-            self._version, self._today = self._directory.version, today
-            self._known.clear()
-            self._usual.clear()
-        who = (principal.tenant, principal.id, model)
+        if self._today != today:
+            self._today = today
+            self._forget()
+        who = self._remembered(principal, model)
         rules = self._known.get(who)
         if rules is None:
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
-                self._usual.clear()
             rules = self._known[who] = tuple(self._make(*who))
         return rules
 
     def sizes(self, principal: Principal, model: str) -> Sizes:
         """How large a request may be: the least of what its key, tenant and model allow."""
-        sets = (
-            self._of("key", principal.id),
-            self._of("tenant", principal.tenant),
-            self._of("model", model),
-        )
-        return Sizes(
-            _least(limits.max_prompt_chars for limits in sets), _least(limits.max_output_tokens for limits in sets)
-        )
+        who = self._remembered(principal, model)
+        sizes = self._sizes.get(who)
+        if sizes is None:
+            sets = (
+                self._of("key", principal.id),
+                self._of("tenant", principal.tenant),
+                self._of("model", model),
+            )
+            sizes = self._sizes[who] = Sizes(
+                _least(limits.max_prompt_chars for limits in sets), _least(limits.max_output_tokens for limits in sets)
+            )
+        return sizes
+
+    def _remembered(self, principal: Principal, model: str) -> tuple[str, str, str]:
+        """Under what name a caller's limits are remembered, until a limit changes or there are too many."""
+        full = len(self._known) >= _MOST_REMEMBERED or len(self._sizes) >= _MOST_REMEMBERED
+        if full or self._version != self._directory.version:
+            self._version = self._directory.version
+            self._forget()
+        return principal.tenant, principal.id, model
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._sizes.clear()
+        self._usual.clear()
 
     def _of(self, scope: str, subject: str) -> LimitSet:
         stored = self._directory.limits.get((scope, subject))

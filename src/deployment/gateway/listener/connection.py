@@ -21,6 +21,10 @@ class CallerConnection(Protocol):
         """Call this once when the caller leaves, at once if they have; None: no more."""
         ...
 
+    def join_next(self) -> None:
+        """Send the head of the answer, which comes next, together with the first of its body, which must follow."""
+        ...
+
 
 def connection_of(scope: Scope) -> CallerConnection | None:
     """The connection of an HTTP request, where our own listener took it."""

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from deployment.errors import InvalidRequest, RamseyError, RequestTimeout
 from deployment.gateway.errors_out import dialect_of, error_body
 from deployment.gateway.listener.connection import EXTENSION
+from deployment.gateway.listener.joining import JoiningTransport
 
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_HEADERS = 100
@@ -75,9 +76,14 @@ class BoundedProtocol(HttpToolsProtocol):
         if call is not None and self._gone:
             call()
 
+    def join_next(self) -> None:
+        """See CallerConnection."""
+        self._joining.join_next()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection; beyond the limit, its first request is answered with 503."""
-        super().connection_made(transport)
+        self._joining = JoiningTransport(transport)
+        super().connection_made(self._joining)  # type: ignore[arg-type]
         count, limit = len(self.connections), self._limits.connections
         self._surplus = count > limit
         if count > limit + _SPARE + limit // 10:
@@ -158,6 +164,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over."""
         self._no_deadline()
+        self.transport = self._joining.real  # the other protocol may look closer at what it gets
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
