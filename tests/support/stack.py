@@ -1,6 +1,8 @@
 """The real thing as processes: the gateway's own script, with the embedded engine that it starts itself."""
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,11 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody uses now, below those that outgoing connections take: one of them could be first."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass(frozen=True)
