@@ -6,7 +6,7 @@ period of a budget.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,7 +73,12 @@ class SharedCounters:
             arguments: list[str | int] = [lease, self._lease_ms]
             for charge in charges:
                 arguments += [charge.rule.amount, charge.amount, self._window_ms(charge.rule)]
-            answer = await self._ask(self._take, keys, arguments)
+            asking = asyncio.ensure_future(self._ask(self._take, keys, arguments))
+            try:
+                answer = await asyncio.shield(asking)
+            except asyncio.CancelledError:  # its caller left, but Redis takes it all the same
+                self._in_background(self._undo(charges, lease, asking))
+                raise
             if answer is not None:
                 return self._verdict(charges, answer)
         share = [
@@ -84,14 +89,26 @@ class SharedCounters:
 
     def give_back(self, returns: Sequence[Return], lease: str) -> None:
         """Give back soon: the caller has its answer already."""
-        task = asyncio.get_running_loop().create_task(self._give_back(tuple(returns), lease))
-        self._returning.add(task)
-        task.add_done_callback(self._returning.discard)
+        self._in_background(self._give_back(tuple(returns), lease))
 
     async def close(self) -> None:
         """Finish what is being given back, and hang up."""
         await asyncio.gather(*self._returning)
         await self._redis.aclose()
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
+
+    async def _undo(self, charges: Sequence[Charge], lease: str, asking: "asyncio.Future[list[int] | None]") -> None:
+        answer = await asking
+        if answer is None:
+            return
+        verdict = self._verdict(charges, answer)
+        if verdict.refused_by is None:
+            taken = zip(charges, verdict.slices, strict=True)
+            await self._give_back([Return(charge.rule, at, charge.amount) for charge, at in taken], lease)
 
     def _window_ms(self, rule: Rule) -> int:
         """As the script wants it: negative for a budget, whose end then is so far away."""

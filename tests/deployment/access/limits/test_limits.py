@@ -1,5 +1,5 @@
 import asyncio
-import sys
+import contextlib
 from collections import Counter
 from typing import Any
 
@@ -105,6 +105,20 @@ async def test_a_released_request_was_never_there(counted: Counted) -> None:
     await refused(mine, caller())
 
 
+async def test_a_caller_that_leaves_while_it_reserves_takes_nothing(counted: Counted) -> None:
+    mine = limits(counted, key={"requests_per_minute": 100, "tokens_per_day": 1000, "concurrent": 50})
+    for turns in range(30):
+        leaving = asyncio.create_task(mine.reserve(caller(), "m", 10))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        leaving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            (await leaving).release()
+    await counted.settled()
+    facts = (await mine.reserve(caller(), "m", 10)).facts
+    assert [fact.remaining for fact in facts] == [99, 49, 990]
+
+
 async def test_concurrent_requests_are_places_that_come_back(counted: Counted) -> None:
     mine = limits(counted, key={"concurrent": 2})
     first, _second = await mine.reserve(caller(), "m", 5), await mine.reserve(caller(), "m", 5)
@@ -200,47 +214,6 @@ async def test_callers_that_went_away_are_forgotten() -> None:
     clock.advance(70)
     await mine.reserve(caller("late"), "m", 1)
     assert len(counters._windows) == 1
-
-
-GATEWAY = """
-import asyncio, sys
-from deployment.access import Principal
-from deployment.access.limits import LimitReached, Limits, RuleBook, SharedCounters
-from deployment.clock import SystemClock
-from deployment.settings import LimitsSettings
-
-async def main():
-    settings = LimitsSettings.model_validate({"key": {"requests_per_minute": 50}, "tenant": {"tokens_per_minute": 100}})
-    counters = SharedCounters.at(sys.argv[1], 2, 600.0, SystemClock())
-    limits = Limits(RuleBook(settings, SystemClock()), counters)
-    who = Principal("k", "k", "t", frozenset(), frozenset(), None)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    results = await asyncio.gather(*(limits.reserve(who, "m", 1) for _ in range(100)), return_exceptions=True)
-    assert counters.problem is None, counters.problem
-    assert all(result.limit == "key requests/min" for result in results if isinstance(result, LimitReached))
-    print(sum(not isinstance(result, BaseException) for result in results))
-    await counters.close()
-
-asyncio.run(main())
-"""
-
-
-async def test_two_gateways_share_one_limit_to_the_last_request(redis: RedisServer) -> None:
-    client = Redis.from_url(redis.url)
-    await client.flushall()
-    gateways = [
-        await asyncio.create_subprocess_exec(
-            sys.executable, "-c", GATEWAY, redis.url, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-        )
-        for _ in range(2)
-    ]
-    for gateway in gateways:
-        assert gateway.stdout is not None
-        assert await gateway.stdout.readline() == b"ready\n"
-    granted = [int((await gateway.communicate(b"go\n"))[0]) for gateway in gateways]
-    assert sum(granted) == 50
-    await client.aclose()
 
 
 async def test_places_of_a_gateway_that_died_come_back(redis: RedisServer) -> None:
