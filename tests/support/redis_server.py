@@ -1,6 +1,7 @@
 """A real Redis of a test's own: the machine's, or the one that the test requirements bring."""
 
 import shutil
+import signal
 import subprocess
 import sysconfig
 import tempfile
@@ -33,6 +34,11 @@ class RedisServer:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("redis-server did not start")
             time.sleep(0.02)
+
+    def freeze(self) -> None:
+        """Let it answer nobody, and keep every connection open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         """Take it away at once."""
