@@ -6,6 +6,7 @@ period of a budget.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,11 @@ from deployment.errors import ConfigurationError
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-_TIMEOUT_S = 0.5
+_TIMEOUT_S = 1.0
 _RETRY_S = 1.0
 """How long Redis is left alone after it failed."""
 _CONNECTIONS = 32
+_MOST_OWED = 10_000
 _PREFIX = "ramsey:limit:"
 
 
@@ -40,6 +42,9 @@ class SharedCounters:
         self._clock = clock
         self._alone = MemoryCounters(clock)
         self._away_until: float | None = None
+        self._places = asyncio.Semaphore(_CONNECTIONS)
+        self._owed: deque[tuple[Sequence[Return], str]] = deque(maxlen=_MOST_OWED)
+        """What could not be given back while Redis is away."""
         self._returning: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("deployment.access.limits")
 
@@ -47,19 +52,13 @@ class SharedCounters:
     def at(cls, url: str, gateways: int, lease_s: float, clock: Clock) -> "SharedCounters":
         """Counters at `redis://…` or `unix://…`; connects when first used. `lease_s`: the longest request."""
         try:
-            from redis.asyncio import BlockingConnectionPool, Redis
+            from redis.asyncio import Redis
         except ModuleNotFoundError:
             raise ConfigurationError(
                 "limits.redis_url needs the package redis.", hint="Install it: pip install 'ramsey[redis]'."
             ) from None
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_CONNECTIONS,
-            timeout=_TIMEOUT_S,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-        )
-        return cls(Redis.from_pool(pool), gateways, lease_s, clock)
+        redis = Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
+        return cls(redis, gateways, lease_s, clock)
 
     @property
     def problem(self) -> str | None:
@@ -131,9 +130,18 @@ class SharedCounters:
         arguments: list[str | int] = [lease]
         for item in returns:
             arguments += [_form(item.rule), item.slice, item.amount]
-        await self._ask(self._return, keys, arguments)
+        if self._away_until is not None or await self._ask(self._return, keys, arguments) is None:
+            self._owed.append((returns, lease))
 
     async def _ask(self, script: object, keys: list[str], arguments: list[str | int]) -> list[int] | None:
+        """None where Redis does not answer. Who waits for a connection meanwhile does not try it again."""
+        looks = self._away_until is not None
+        async with self._places:
+            if self._away_until is not None and not looks:
+                return None
+            return await self._ask_now(script, keys, arguments)
+
+    async def _ask_now(self, script: object, keys: list[str], arguments: list[str | int]) -> list[int] | None:
         from redis.exceptions import RedisError
 
         try:
@@ -146,6 +154,9 @@ class SharedCounters:
         if self._away_until is not None:
             self._log.info("limits_shared_again")
             self._away_until = None
+            owed, self._owed = self._owed, deque(maxlen=_MOST_OWED)
+            for returns, lease in owed:
+                self.give_back(returns, lease)
         return answer
 
     def _verdict(self, charges: Sequence[Charge], answer: list[int]) -> Verdict:

@@ -257,6 +257,32 @@ async def test_without_redis_each_gateway_counts_its_share_and_nobody_is_kept_wa
     await counters.close()
 
 
+async def test_what_is_given_back_while_redis_hangs_arrives_later(redis: RedisServer) -> None:
+    client = Redis.from_url(redis.url)
+    await client.flushall()
+    clock = HeldClock()
+    book = RuleBook(LimitsSettings.model_validate({"key": {"concurrent": 4}}), HeldClock())
+    counters = SharedCounters.at(redis.url, 1, 600.0, clock)
+    mine = Limits(book, counters)
+    held = [await mine.reserve(caller(), "m", 1) for _ in range(3)]
+    redis.freeze()
+    try:
+        (await mine.reserve(caller("b"), "m", 1)).release()
+        assert counters.problem is not None
+        for one in held:
+            one.release()
+        await asyncio.gather(*counters._returning)
+    finally:
+        redis.thaw()
+    clock.advance(1.1)
+    (await mine.reserve(caller("b"), "m", 1)).release()
+    while counters._returning:
+        await asyncio.gather(*counters._returning)
+    assert (await mine.reserve(caller(), "m", 1)).facts[0].remaining == 3
+    await counters.close()
+    await client.aclose()
+
+
 async def test_a_budget_is_for_a_calendar_day_and_month(counted: Counted) -> None:
     mine = limits(counted, key={"tokens_per_day": 100}, tenant={"tokens_per_month": 150})
     (await mine.reserve(caller(), "m", 90)).settle(60)
