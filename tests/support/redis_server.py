@@ -1,7 +1,9 @@
 """A real Redis of a test's own: the machine's, or the one that the test requirements bring."""
 
+import contextlib
 import shutil
 import signal
+import socket
 import subprocess
 import sysconfig
 import tempfile
@@ -22,7 +24,7 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start and wait until it listens."""
+        """Start and wait until it answers."""
         self._socket.unlink(missing_ok=True)
         self._process = subprocess.Popen(
             [_binary(), "--port", "0", "--unixsocket", self._socket, "--save", "", "--appendonly", "no"],
@@ -30,10 +32,17 @@ class RedisServer:
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + START_S
-        while not self._socket.exists():
+        while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("redis-server did not start")
             time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.connect(str(self._socket))
+            probe.sendall(b"PING\r\n")
+            return probe.recv(16).startswith(b"+PONG")
+        return False
 
     def freeze(self) -> None:
         """Let it answer nobody, and keep every connection open."""
