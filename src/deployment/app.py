@@ -168,7 +168,7 @@ def create_app(settings: Settings) -> Application:
         ollama_routes(services.gateway),
         openai_routes(services.gateway),
         health_routes(services.gateway, lambda: services.bring_up.problem, services.degraded),
-        node_routes(services.pool, services.access.authenticator),
+        node_routes(services.pool, services.access.authenticator, services.access.recorder),
         services.access.routes(),
         services.access.sign_in_routes(),
         services.traffic_room.routes(),

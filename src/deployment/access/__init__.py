@@ -9,6 +9,7 @@ from deployment.access.limits import LimitFact, LimitReached, Limits, Reservatio
 from deployment.access.local import LocalCaller, local_admin
 from deployment.access.model import KeyRecord, Principal, Role, Tenant
 from deployment.access.permissions import BUILT_IN_ROLES, Permission
+from deployment.access.recorder import Recorder
 from deployment.access.required import require_authentication
 from deployment.access.room import Access
 from deployment.access.routes import AdminRoute, Callers, Needs, declared_permission
@@ -34,6 +35,7 @@ __all__ = [
     "NewKey",
     "Permission",
     "Principal",
+    "Recorder",
     "Reservation",
     "Role",
     "Sizes",

@@ -3,19 +3,18 @@
 Refusals of one caller from one address for one reason become one entry for each time that they are written.
 """
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from deployment.access.audit import Act
+from deployment.access.background import written_behind
 from deployment.access.model import Principal
 from deployment.access.store import AccessStore
 from deployment.clock import Clock
-from deployment.errors import DatabaseUnavailable, RamseyError
+from deployment.errors import RamseyError
 
 EVERY_S = 15.0
 MOST = 25
@@ -80,17 +79,9 @@ class Refusals:
             self._again(noted)
             raise
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Write until the end, and once more then."""
-        loop = asyncio.create_task(self._loop())
-        try:
-            yield
-        finally:
-            loop.cancel()
-            await asyncio.gather(loop, return_exceptions=True)
-            with contextlib.suppress(DatabaseUnavailable):
-                await self.flush()
+        return written_behind(self.flush, EVERY_S)
 
     def _again(self, unwritten: dict[_Key, _Refused]) -> None:
         """Put back, with what came in the meantime, within the same bound."""
@@ -102,12 +93,6 @@ class Refusals:
                 unwritten[at].last = one.last
             else:
                 unwritten[at] = one
-
-    async def _loop(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY_S)
-            with contextlib.suppress(DatabaseUnavailable):
-                await self.flush()
 
 
 def _plain(text: str) -> str:

@@ -14,6 +14,7 @@ from deployment.access.limits import Limits, MemoryCounters, RuleBook, SharedCou
 from deployment.access.limits.keeper import BudgetKeeper
 from deployment.access.limits.store import SpendingStore
 from deployment.access.oidc import Provider, TokenAuthenticator
+from deployment.access.recorder import Recorder
 from deployment.access.refusals import Refusals
 from deployment.access.required import require_authentication
 from deployment.access.routes import admin_routes
@@ -43,6 +44,7 @@ class Access:
         self.service = AccessService(store, AuditStore(database), clock, self._sync.refresh)
         self.refusals = Refusals(store, clock)
         self._sign_in = self._flow(settings, directory, sessions, clock)
+        self.recorder = Recorder(store, clock)
         self._counters = _counters(settings, clock)
         book = RuleBook(settings.limits, clock, directory)
         self.limits = Limits(book, self._counters, settings.limits.budget_alert)
@@ -97,6 +99,7 @@ class Access:
             await stack.enter_async_context(self._sync.running())
             await require_authentication(self._settings, self._database, self._clock)
             await stack.enter_async_context(self.refusals.running())
+            await stack.enter_async_context(self.recorder.running())
             for provider in self._providers:
                 await stack.enter_async_context(provider.running())
             if isinstance(self._counters, MemoryCounters):

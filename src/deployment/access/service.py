@@ -127,7 +127,8 @@ class AccessService:
             last_used_at=None,
         )
         end = min(now + overlap, old.expires_at or datetime.max.replace(tzinfo=now.tzinfo))
-        act = self._act(actor, "key.rotate", public_id, after={"successor": new.public_id, "ends": end.isoformat()})
+        after = {"successor": new.public_id, "ends": end.isoformat()}
+        act = self._act(actor, "key.rotate", public_id, before=_facts(old), after=after)
         if not await self._store.replace_key(act, replace(old, expires_at=end), successor):
             raise Conflict(f"The key {public_id} was rotated or revoked by somebody else just now.")
         await self._refresh()
@@ -162,7 +163,9 @@ class AccessService:
         actor.require(Permission.TENANTS_ALL)
         if not enabled and tenant_id == actor.tenant:
             raise Conflict("That is your own tenant: you would lock yourself out.")
-        act = self._act(actor, "tenant.enable" if enabled else "tenant.disable", tenant_id)
+        before = [tenant for tenant in await self._store.tenants() if tenant.id == tenant_id]
+        facts = {"before": {"enabled": before[0].disabled_at is None} if before else {}, "after": {"enabled": enabled}}
+        act = self._act(actor, "tenant.enable" if enabled else "tenant.disable", tenant_id, **facts)
         if not await self._store.set_tenant_disabled(act, tenant_id, None if enabled else act.at):
             raise NotFound(f"There is no tenant {tenant_id[:64]!r}.", hint="`ramsey tenants list` shows them.")
         await self._refresh()

@@ -3,14 +3,14 @@
 import ipaddress
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from deployment.access import AdminRoute, Authenticator, Needs, Permission
-from deployment.engines import EnginePool, NodeSpec, NodeView
+from deployment.access import AdminRoute, Authenticator, Needs, Permission, Principal, Recorder
+from deployment.engines import EnginePool, NodeSpec, NodeState, NodeView
 
 _DRAIN_LIMIT_S = 3600.0
 
@@ -97,11 +97,11 @@ class NodeList(BaseModel):
     nodes: list[NodeOut]
 
 
-def node_routes(pool: EnginePool, authenticator: Authenticator) -> APIRouter:
-    """`/admin/nodes`. What is changed here outlives a restart."""
+def node_routes(pool: EnginePool, authenticator: Authenticator, recorder: Recorder) -> APIRouter:
+    """`/admin/nodes`. What is changed here outlives a restart, and is recorded after it was done."""
     router = APIRouter(prefix="/admin/nodes", tags=["nodes"], route_class=AdminRoute)
     read = Depends(Needs(Permission.NODES_READ, authenticator))
-    write = Depends(Needs(Permission.NODES_WRITE, authenticator))
+    writer = Annotated[Principal, Depends(Needs(Permission.NODES_WRITE, authenticator))]
 
     @router.get("", dependencies=[read], summary="List the nodes")
     async def listed() -> NodeList:
@@ -113,27 +113,39 @@ def node_routes(pool: EnginePool, authenticator: Authenticator) -> APIRouter:
         """One node. 404 where there is none of that name."""
         return _out(pool.show(name))
 
-    @router.post("", status_code=201, dependencies=[write], summary="Add a node")
-    async def add(body: NodeIn) -> NodeOut:
+    @router.post("", status_code=201, summary="Add a node")
+    async def add(caller: writer, body: NodeIn) -> NodeOut:
         """It takes work once its first check went well."""
         spec = NodeSpec(body.name, body.url.rstrip("/"), body.slots, body.weight, dict(body.labels), "admin")
-        return _out(await pool.add(spec))
+        view = await pool.add(spec)
+        await recorder.record(caller, "node.add", body.name, after=_told(view))
+        return _out(view)
 
-    @router.post("/{name}/drain", dependencies=[write], summary="Drain a node")
-    async def drain(name: str, body: DrainIn) -> NodeOut:
+    @router.post("/{name}/drain", summary="Drain a node")
+    async def drain(caller: writer, name: str, body: DrainIn) -> NodeOut:
         """It takes no new work, and its streams go on to their end. Waits as long as it is told to."""
+        before = pool.show(name).state is NodeState.DRAINING
         view = await pool.drain(name, draining=body.draining)
+        facts = {"before": {"draining": before}, "after": {"draining": body.draining}}
+        await recorder.record(caller, "node.drain", name, **facts)
         if body.draining and body.wait_seconds:
             await pool.drained(name, body.wait_seconds)
             view = pool.show(name)
         return _out(view)
 
-    @router.delete("/{name}", status_code=204, dependencies=[write], summary="Remove a node")
-    async def remove(name: str) -> None:
+    @router.delete("/{name}", status_code=204, summary="Remove a node")
+    async def remove(caller: writer, name: str) -> None:
         """Takes it out at once; what runs on it is cut, so drain it first."""
+        before = pool.show(name)
         await pool.remove(name)
+        await recorder.record(caller, "node.remove", name, before=_told(before))
 
     return router
+
+
+def _told(view: NodeView) -> dict[str, Any]:
+    """For the record."""
+    return {name: getattr(view, name) for name in ("url", "slots", "weight", "labels", "source")}
 
 
 def _out(view: NodeView) -> NodeOut:

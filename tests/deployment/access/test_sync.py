@@ -129,6 +129,28 @@ async def test_a_process_starts_without_its_database_and_finds_it_later(database
     await database.close()
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_acts_outside_the_database_are_recorded_once_it_is_back(database_url: str, tmp_path: Path) -> None:
+    road = Road(database_url, tmp_path)
+    database = Database(road.url)
+    access = Access(SETTINGS, database, SystemClock())
+    async with access.running():
+        await road.close(database)
+        for name in ("a", "b"):
+            await access.recorder.record(LOCAL_OPERATOR, "node.drain", name, after={"draining": True})
+        with pytest.raises(DatabaseUnavailable):
+            await access.recorder.flush()
+        road.open()
+        await access.recorder.record(LOCAL_OPERATOR, "node.remove", "a")
+        entries = await access.service.audit(LOCAL_OPERATOR)
+    assert [(entry.action, entry.subject) for entry in reversed(entries)] == [
+        ("node.drain", "a"),
+        ("node.drain", "b"),
+        ("node.remove", "a"),
+    ]
+    await database.close()
+
+
 async def test_the_last_use_is_written_when_a_process_ends(database_url: str) -> None:
     async with room(database_url) as first:
         created = await make(first)

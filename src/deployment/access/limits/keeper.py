@@ -1,10 +1,10 @@
 """Writes behind what is used of budgets, and takes it up again at the next start."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from deployment.access.background import written_behind
 from deployment.access.limits.memory import MemoryCounters
 from deployment.access.limits.store import SpendingStore
 from deployment.clock import Clock
@@ -40,17 +40,5 @@ class BudgetKeeper:
         """Keep until the end."""
         with contextlib.suppress(DatabaseUnavailable):
             await self.save()
-        loop = asyncio.create_task(self._loop())
-        try:
+        async with written_behind(self.save, _EVERY_S):
             yield
-        finally:
-            loop.cancel()
-            await asyncio.gather(loop, return_exceptions=True)
-            with contextlib.suppress(DatabaseUnavailable):
-                await self.save()
-
-    async def _loop(self) -> None:
-        while True:
-            await asyncio.sleep(_EVERY_S)
-            with contextlib.suppress(DatabaseUnavailable):
-                await self.save()

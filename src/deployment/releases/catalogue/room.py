@@ -141,7 +141,11 @@ class CatalogueRoom:
         return await asyncio.to_thread(read_questions, path) if path is not None else ()
 
     async def evaluate(
-        self, name: str, questions: Sequence[Question] | None = None, told: Told = lambda *_: None
+        self,
+        name: str,
+        questions: Sequence[Question] | None = None,
+        told: Told = lambda *_: None,
+        actor: Principal | None = None,
     ) -> Evaluation:
         """Ask a release questions with known answers, and keep the score. It needs no traffic, but a node.
 
@@ -157,7 +161,7 @@ class CatalogueRoom:
         if not any(each.release == entry.name and each.present for node in self.nodes() for each in node.releases):
             await self._bring_anywhere(entry)
         found = await evaluate(self._pool, entry.name, asked, self._clock, told)
-        await self.catalogue.note_evaluation(entry.name, found.document())
+        await self.catalogue.note_evaluation(entry.name, found.document(), actor)
         return found
 
     async def check(

@@ -196,6 +196,8 @@ def _work_routes(router: APIRouter, room: "CatalogueRoom", settings: Settings, w
         nodes = [node for node in room.nodes() if body.nodes is None or node.name in body.nodes]
 
         async def work() -> dict[str, Any]:
+            await room.catalogue.get(full)
+            await room.catalogue.note_distribution(full, [node.name for node in nodes], caller)
             return {"reports": [asdict(report) for report in (await room.place(full, nodes)).values()]}
 
         def steps() -> dict[str, Any]:
@@ -216,7 +218,7 @@ def _work_routes(router: APIRouter, room: "CatalogueRoom", settings: Settings, w
             progress.update(asked=asked, of=of, right=right)
 
         async def work() -> dict[str, Any]:
-            return {"evaluation": (await room.evaluate(name, questions, told)).document()}
+            return {"evaluation": (await room.evaluate(name, questions, told, caller)).document()}
 
         return _streamed(work(), lambda: progress, room)
 

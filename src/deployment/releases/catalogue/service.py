@@ -141,9 +141,17 @@ class Catalogue:
 
     # --- learned ----------------------------------------------------------------------------------------------
 
-    async def note_evaluation(self, name: str, scores: Mapping[str, Any]) -> None:
-        """Keep the newest scores of a release."""
-        await self._store.note_evaluation(name, scores)
+    async def note_evaluation(self, name: str, scores: Mapping[str, Any], actor: Principal | None = None) -> None:
+        """Keep the newest scores of a release; it is recorded where somebody asked for them."""
+        if actor is None:
+            await self._store.note_evaluation(name, scores)
+            return
+        after = {"right": scores["right"], "of": scores["of"]}
+        await self._store.note_evaluation(name, scores, self._act(actor, "release.evaluate", name, after=after))
+
+    async def note_distribution(self, name: str, nodes: Iterable[str], actor: Principal) -> None:
+        """Somebody brings it onto these nodes."""
+        await self._store.record(self._act(actor, "release.distribute", name, after={"nodes": sorted(nodes)}))
 
     async def learn_digest(self, name: str, digest: str, instead_of: str | None) -> str | None:
         """Note what nodes call it, unless another was noted since; what is noted now."""
@@ -162,7 +170,9 @@ class Catalogue:
         The caller has seen to it that it has no traffic and is on no node.
         """
         entry = await self.get(name)
-        await self._store.note_deleted(entry.name, self._clock.now(), self._act(actor, "release.delete", entry.name))
+        before = {"recipe": entry.recipe_digest, "weights": entry.weights_sha256}
+        act = self._act(actor, "release.delete", entry.name, before=before)
+        await self._store.note_deleted(entry.name, self._clock.now(), act)
         await asyncio.to_thread(self._drop, entry.artefacts, await self._wanted())
         return await self.get(entry.name)
 

@@ -77,9 +77,14 @@ class CatalogueStore:
             await connection.execute(sa.update(_releases).where(_is(name), before).values(digest=digest))
             return (await connection.execute(sa.select(_releases.c.digest).where(_is(name)))).scalar_one_or_none()
 
-    async def note_evaluation(self, name: str, evaluation: Mapping[str, Any]) -> None:
+    async def note_evaluation(self, name: str, evaluation: Mapping[str, Any], act: Act | None = None) -> None:
         """Keep the newest scores."""
-        await self._update(name, None, evaluation=orjson.dumps(evaluation).decode())
+        await self._update(name, act, evaluation=orjson.dumps(evaluation).decode())
+
+    async def record(self, act: Act) -> None:
+        """An entry in the record, of what changes nothing here."""
+        async with self._database.write() as connection:
+            await record_acts(connection, [act])
 
     async def note_pruned(self, name: str, at: datetime | None, act: Act | None = None) -> None:
         """It is off the nodes, or (None) may be on them."""

@@ -194,15 +194,17 @@ class RolloutService:
         lock = Lock(model, message.strip(), actor.name, self._clock.now())
         async with self._database.write() as connection:
             await self._split(connection, model)
+            detail = {"before": _lock_told(await self._store.locked(connection, model)), "after": _lock_told(lock)}
             await self._store.put_lock(connection, lock)
-            await self._record(connection, actor, "rollout.lock", model, {"message": lock.message})
+            await self._record(connection, actor, "rollout.lock", model, detail)
         return lock
 
     async def unlock(self, actor: Principal, model: str) -> None:
         """Let things move again."""
         async with self._database.write() as connection:
+            detail = {"before": _lock_told(await self._store.locked(connection, model))}
             await self._store.drop_lock(connection, model)
-            await self._record(connection, actor, "rollout.unlock", model, {})
+            await self._record(connection, actor, "rollout.unlock", model, detail)
         self._wake()
 
     # --- look ----------------------------------------------------------------------------------------------
@@ -298,6 +300,11 @@ def _locked(lock: Lock) -> Conflict:
         f"Locked by {lock.locked_by} since {lock.locked_at:%Y-%m-%d %H:%M} UTC: {lock.message}",
         hint="`ramsey rollout unlock` takes the lock away.",
     )
+
+
+def _lock_told(lock: Lock | None) -> dict[str, Any]:
+    """For the record."""
+    return {"message": lock.message, "locked_by": lock.locked_by} if lock is not None else {}
 
 
 def _none(rollout_id: str) -> NotFound:
