@@ -16,7 +16,7 @@ import httpx
 from tests.support.stack import ROOT, clean_environment, free_port
 
 OLD, NEW = "ramsey-model:v1.1", "ramsey-model:v1.2"
-_START_S = 30.0
+_START_S = 90.0
 
 
 @dataclass
@@ -51,16 +51,17 @@ class Gateway:
         self.process.wait()
 
     async def ready(self) -> None:
-        end = time.monotonic() + _START_S
-        async with httpx.AsyncClient(base_url=self.url, timeout=2) as http:
+        end, told = time.monotonic() + _START_S, ""
+        async with httpx.AsyncClient(base_url=self.url, timeout=10) as http:
             while time.monotonic() < end:
                 assert self.process is not None
                 assert self.process.poll() is None, self.log.read_text()[-3000:]
                 with contextlib.suppress(httpx.HTTPError):
-                    if (await http.get("/health")).json().get("status") == "ok":
+                    told = (await http.get("/health")).text
+                    if json.loads(told).get("status") == "ok":
                         return
                 await asyncio.sleep(0.05)
-        raise AssertionError(self.log.read_text()[-3000:])
+        raise AssertionError(told + self.log.read_text()[-3000:])
 
 
 @dataclass
