@@ -1,6 +1,7 @@
 """Who may call, how much, and a record of it."""
 
 from deployment.access.audit import Act
+from deployment.access.audit_file import check_lines
 from deployment.access.authentication import Authenticator
 from deployment.access.change import record_acts
 from deployment.access.grants import KeyWish
@@ -40,6 +41,7 @@ __all__ = [
     "Role",
     "Sizes",
     "Tenant",
+    "check_lines",
     "declared_permission",
     "generate_key",
     "key_sha256",

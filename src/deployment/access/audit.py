@@ -4,10 +4,11 @@ Who changes or removes an entry breaks the chain from there on. What is cut off 
 by who kept the last hash, which `verify` tells.
 """
 
+import asyncio
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -17,8 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from deployment.access.model import Principal
 from deployment.database import Database, metadata
 
-_PAGE = 1000
-_START = "0" * 64
+_PAGE = 500
+START = "0" * 64
+"""What the first entry follows."""
 _audit = sa.Table(
     "audit_log",
     metadata,
@@ -71,13 +73,30 @@ class AuditEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """Which entries are wanted. Without `after` the newest come first, with it the oldest."""
+
+    tenant: str | None = None
+    """None for all tenants."""
+    before: int | None = None
+    after: int | None = None
+    since: datetime | None = None
+    """From the first entry on that is not older, without a gap: a chain can be checked."""
+    until: datetime | None = None
+    """Up to the first entry that is not older, without it."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChainReport:
-    """What a look at the whole chain found."""
+    """What a look at the chain found."""
 
     entries: int
+    """How many are whole, from the first on."""
     broken_at: int | None
     """Number of the first entry that does not fit; None when all do."""
     last_hash: str
+    of: int
+    """The number of the newest entry."""
 
 
 def seal(entry: AuditEntry) -> str:
@@ -104,7 +123,7 @@ async def append(connection: AsyncConnection, act: Act) -> None:
     ).one_or_none()
     entry = AuditEntry(
         seq=last.seq + 1 if last is not None else 1,
-        at=act.at.isoformat(),
+        at=act.at.astimezone(UTC).isoformat(),
         actor=act.actor.id,
         actor_name=act.actor.name,
         tenant=act.actor.tenant,
@@ -113,7 +132,7 @@ async def append(connection: AsyncConnection, act: Act) -> None:
         detail=orjson.dumps(act.detail, option=orjson.OPT_SORT_KEYS).decode(),
         source=act.actor.source,
         request_id=act.actor.request_id,
-        previous=last.hash if last is not None else _START,
+        previous=last.hash if last is not None else START,
         hash="",
     )
     await connection.execute(_audit.insert().values(asdict(replace(entry, hash=seal(entry)))))
@@ -125,25 +144,53 @@ class AuditStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def entries(self, tenant: str | None, before: int | None, limit: int) -> list[AuditEntry]:
-        """The newest first, older than `before`; `tenant` None for all tenants."""
-        query = sa.select(_audit).order_by(_audit.c.seq.desc()).limit(limit)
-        if tenant is not None:
-            query = query.where(_audit.c.tenant == tenant)
-        if before is not None:
-            query = query.where(_audit.c.seq < before)
+    async def entries(self, wanted: Selection, limit: int) -> list[AuditEntry]:
+        """The next of them."""
+        query = sa.select(_audit).where(*self._conditions(wanted)).limit(limit)
+        query = query.order_by(_audit.c.seq.desc() if wanted.after is None else _audit.c.seq)
         async with self._database.read() as connection:
             return [AuditEntry(**row) for row in (await connection.execute(query)).mappings()]
 
-    async def verify(self) -> ChainReport:
-        """Look at every entry from the first on."""
-        seq, previous = 0, _START
-        query = sa.select(_audit).order_by(_audit.c.seq).limit(_PAGE)
+    async def verify(self, after: int = 0, limit: int | None = None) -> ChainReport:
+        """Look at the entries after one, or at so many of them; from the first on by default."""
+        last = after + limit if limit is not None else None
         async with self._database.read() as connection:
-            while True:
-                rows = (await connection.execute(query.where(_audit.c.seq > seq))).mappings().all()
-                entries = [AuditEntry(**row) for row in rows]
-                broken_at = first_break(entries, seq, previous)
-                if broken_at is not None or not entries:
-                    return ChainReport(seq, broken_at, previous)
+            of = (await connection.execute(sa.select(sa.func.max(_audit.c.seq)))).scalar() or 0
+            previous = await self._hash_of(connection, after)
+            if previous is None:
+                return ChainReport(after - 1, after, "", of)
+            seq = after
+            while last is None or seq < last:
+                size = _PAGE if last is None else min(_PAGE, last - seq)
+                query = sa.select(_audit).where(_audit.c.seq > seq).order_by(_audit.c.seq).limit(size)
+                entries = [AuditEntry(**row) for row in (await connection.execute(query)).mappings()]
+                broken_at = await asyncio.to_thread(first_break, entries, seq, previous)
+                if broken_at is not None:
+                    return ChainReport(broken_at - 1, broken_at, previous, of)
+                if not entries:
+                    break
                 seq, previous = entries[-1].seq, entries[-1].hash
+        return ChainReport(seq, None, previous, of)
+
+    async def _hash_of(self, connection: AsyncConnection, seq: int) -> str | None:
+        if seq == 0:
+            return START
+        return (await connection.execute(sa.select(_audit.c.hash).where(_audit.c.seq == seq))).scalar()
+
+    def _conditions(self, wanted: Selection) -> Iterator[sa.ColumnElement[bool]]:
+        if wanted.tenant is not None:
+            yield _audit.c.tenant == wanted.tenant
+        if wanted.before is not None:
+            yield _audit.c.seq < wanted.before
+        if wanted.after is not None:
+            yield _audit.c.seq > wanted.after
+        if wanted.since is not None:
+            yield _audit.c.seq >= self._first_at(wanted.since)
+        if wanted.until is not None:
+            first = self._first_at(wanted.until)
+            yield sa.or_(first.is_(None), _audit.c.seq < first)
+
+    def _first_at(self, moment: datetime) -> sa.ScalarSelect[Any]:
+        """Number of the first entry that is not older. Their times are texts, all in UTC, which compare as they are."""
+        at: sa.ColumnElement[str] = _audit.c.at if self._database.is_sqlite else sa.collate(_audit.c.at, "C")
+        return sa.select(sa.func.min(_audit.c.seq)).where(at >= moment.astimezone(UTC).isoformat()).scalar_subquery()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from deployment.access.audit import Act, AuditEntry, AuditStore, ChainReport
+from deployment.access.audit import Act, AuditEntry, AuditStore, ChainReport, Selection
 from deployment.access.grants import (
     KeyWish,
     OwnRoles,
@@ -27,6 +27,7 @@ from deployment.settings import LimitSet
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MODEL = re.compile(r"[a-z0-9_][a-z0-9_./-]{0,127}")
+_ALL = Selection()
 MAX_OVERLAP = timedelta(days=90)
 LOCAL_OPERATOR = Principal(
     id="local",
@@ -225,15 +226,18 @@ class AccessService:
             raise NotFound(f"The {scope} {subject[:64]!r} has no limits of its own.")
         await self._refresh()
 
-    async def audit(self, actor: Principal, before: int | None = None, limit: int = 100) -> list[AuditEntry]:
-        """What administrators of the actor's tenant (or of all) did, the newest first."""
-        everywhere = Permission.TENANTS_ALL in actor.permissions
-        return await self._audit.entries(None if everywhere else actor.tenant, before, limit)
+    async def audit(self, actor: Principal, wanted: Selection = _ALL, limit: int = 100) -> list[AuditEntry]:
+        """What administrators of the actor's tenant (or of all) did. Raises NotFound for another's tenant."""
+        if wanted.tenant is not None:
+            check_tenant(actor, wanted.tenant)
+        elif Permission.TENANTS_ALL not in actor.permissions:
+            wanted = replace(wanted, tenant=actor.tenant)
+        return await self._audit.entries(wanted, limit)
 
-    async def verify_audit(self, actor: Principal) -> ChainReport:
-        """Whether the record is whole."""
+    async def verify_audit(self, actor: Principal, after: int = 0, limit: int | None = None) -> ChainReport:
+        """Whether the record is whole, or so many entries of it after one."""
         actor.require(Permission.TENANTS_ALL)
-        return await self._audit.verify()
+        return await self._audit.verify(after, limit)
 
     def _act(self, actor: Principal, action: str, subject: str, **detail: Any) -> Act:
         return Act(self._clock.now(), actor, action, subject, detail)

@@ -1,8 +1,10 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import httpx
 import pytest
@@ -10,10 +12,10 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from tests.support.held_clock import HeldClock
 
-from deployment.access import LOCAL_OPERATOR, Access, KeyWish, Permission
-from deployment.access.audit import AuditEntry, first_break, seal
+from deployment.access import LOCAL_OPERATOR, Access, KeyWish, Permission, check_lines
+from deployment.access.audit import AuditEntry, ChainReport, Selection, first_break, seal
 from deployment.database import Database
-from deployment.errors import Conflict, Forbidden, NotFound
+from deployment.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from deployment.settings import LimitSet, load
 
 
@@ -125,8 +127,73 @@ async def test_a_tenant_sees_its_own_administrators_acts(access: Access) -> None
     )
     await service.create_key(theirs, KeyWish("mine", roles=("user",)))
     assert [entry.action for entry in await service.audit(theirs)] == ["key.create"]
+    with pytest.raises(NotFound):
+        await service.audit(theirs, Selection(tenant="default"))
     with pytest.raises(Forbidden):
         await service.verify_audit(theirs)
+
+
+async def test_a_selection_has_no_gaps_in_its_time(database: Database) -> None:
+    clock = HeldClock()
+    access = Access(load(), database, clock)
+    async with access.running():
+        times = []
+        for number in range(6):
+            times.append(clock.now())
+            await access.service.create_key(LOCAL_OPERATOR, KeyWish(f"key {number}"))
+            clock.advance(0.25)  # some times end in a second, which leaves its fraction out
+
+        async def seqs(**wanted: Any) -> list[int]:
+            return [entry.seq for entry in await access.service.audit(LOCAL_OPERATOR, Selection(**wanted), 4)]
+
+        assert await seqs() == [6, 5, 4, 3]
+        assert await seqs(before=3) == [2, 1]
+        assert await seqs(after=0) == [1, 2, 3, 4]
+        assert await seqs(after=4) == [5, 6]
+        for first in range(6):
+            for end in range(first, 6):
+                wanted = Selection(after=0, since=times[first], until=times[end])
+                found = await access.service.audit(LOCAL_OPERATOR, wanted, 100)
+                assert [entry.seq for entry in found] == list(range(first + 1, end + 1))
+        assert await seqs(since=clock.now()) == []
+        assert await seqs(until=clock.now()) == [6, 5, 4, 3]
+        assert await seqs(tenant="acme") == []
+
+
+async def test_a_look_in_parts_finds_what_a_look_at_all_finds(access: Access, database: Database) -> None:
+    for number in range(7):
+        await access.service.create_key(LOCAL_OPERATOR, KeyWish(f"key {number}"))
+    verify = partial(access.service.verify_audit, LOCAL_OPERATOR)
+    whole = await verify()
+    parts = [await verify(after, 3) for after in (0, 3, 6)]
+    assert [(part.entries, part.broken_at, part.of) for part in parts] == [(3, None, 7), (6, None, 7), (7, None, 7)]
+    assert parts[-1] == whole
+    async with database.write() as connection:
+        await connection.execute(sa.text("DELETE FROM audit_log WHERE seq = 4"))
+    assert [(await verify(after, 3)).broken_at for after in (0, 3, 4)] == [None, 4, 4]
+
+
+def lines_of(entries: list[AuditEntry]) -> list[bytes]:
+    return [json.dumps(asdict(entry) | {"detail": json.loads(entry.detail)}).encode() for entry in entries]
+
+
+async def test_a_file_is_checked_without_the_database(access: Access) -> None:
+    for number in range(6):
+        await access.service.create_key(LOCAL_OPERATOR, KeyWish(f"key {number} ü"))
+    lines = lines_of(await access.service.audit(LOCAL_OPERATOR, Selection(after=0)))
+    last = json.loads(lines[-1])["hash"]
+    assert check_lines(lines) == ChainReport(6, None, last, 6)
+    assert check_lines(lines[2:]) == ChainReport(4, None, last, 6)
+    assert check_lines([]).entries == 0
+    assert check_lines([lines[1], lines[3]]).broken_at == 4
+    assert check_lines([lines[1], lines[3]], gaps=True).broken_at is None
+    assert check_lines([lines[3], lines[1]], gaps=True).broken_at == 2
+    assert check_lines([*lines[:2], lines[1]], gaps=True).broken_at == 2
+    forged = lines[2].replace(b"key 2", b"key 9")
+    assert [check_lines([*lines[:2], forged, *lines[3:]], gaps=gaps).broken_at for gaps in (False, True)] == [3, 3]
+    for junk in (b"", b"[]", b"{}", b"{"):
+        with pytest.raises(InvalidRequest, match="Line 2 is no entry"):
+            check_lines([lines[0], junk])
 
 
 async def test_the_record_over_http_says_where_an_act_came_from(access: Access) -> None:
@@ -146,4 +213,5 @@ async def test_the_record_over_http_says_where_an_act_came_from(access: Access) 
         {"after": {"name": "Acme"}},
     )
     assert (older["action"], older["source"]) == ("key.create", "")
-    assert chain == {"whole": True, "entries": 2, "broken_at": None, "last_hash": newest["hash"]}
+    assert chain == {"whole": True, "entries": 2, "of": 2, "broken_at": None, "last_hash": newest["hash"]}
+    assert newest["previous"] == older["hash"]

@@ -98,6 +98,42 @@ def test_the_record_is_read_and_checked_and_names_the_user(data_dir: Path) -> No
     assert (broken.exit_code, "entry 2 does not fit" in broken.stderr) == (1, True)
 
 
+def test_a_long_record_is_shown_exported_and_checked_page_by_page(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployment.cli.audit._PAGE", 3)
+    monkeypatch.setattr("deployment.cli.audit._CHECKED_AT_ONCE", 3)
+    for number in range(6):
+        run("tenants", "create", f"t{number}", "--name", "Füchse")
+    begin = datetime.now(UTC).isoformat()
+    run("tenants", "disable", "t1")
+    lines = [json.loads(line) for line in run("audit", "tail", "-n", "5", "--json").stdout.splitlines()]
+    assert [line["seq"] for line in lines] == [3, 4, 5, 6, 7]
+    assert len(run("audit", "tail", "-n", "2000").stdout.splitlines()) == 7
+    assert told("audit", "verify") | {"last_hash": ""} == {
+        "whole": True,
+        "entries": 7,
+        "of": 7,
+        "broken_at": None,
+        "last_hash": "",
+    }
+    whole, late = data_dir.parent / "all.jsonl", data_dir.parent / "late.jsonl"
+    said = run("audit", "export", "--out", str(whole)).stdout
+    assert "Wrote 7 entries" in said
+    assert told("audit", "verify")["last_hash"] in said
+    assert whole.stat().st_mode & 0o777 == 0o600
+    assert "7 entries" in run("audit", "verify", "--file", str(whole)).stdout
+    assert "Wrote 1 entries" in run("audit", "export", "--out", str(late), "--since", begin).stdout
+    assert "Wrote 6 entries" in run("audit", "export", "--out", str(late), "--since", "1h", "--until", begin).stdout
+    assert "Wrote 0 entries" in run("audit", "export", "--out", str(late), "--tenant", "t1").stdout
+    whole.write_text("".join(whole.read_text().splitlines(keepends=True)[i] for i in (0, 1, 4)))
+    missing = run("audit", "verify", "--file", str(whole))
+    assert (missing.exit_code, "entry 5 does not fit" in missing.stderr, "--gaps" in missing.stderr) == (1, True, True)
+    assert run("audit", "verify", "--file", str(whole), "--gaps").exit_code == 0
+    with pytest.raises(RamseyError, match="cannot be written"):
+        run("audit", "export", "--out", str(data_dir / "nowhere" / "file"))
+
+
 def test_roles_and_limits_are_set_and_deleted(data_dir: Path) -> None:
     run("roles", "set", "reader", "--permission", "usage:read")
     assert {"name": "reader", "built_in": False, "permissions": ["usage:read"]} in told("roles", "list")

@@ -23,7 +23,7 @@ async def test_blue_green_moves_all_traffic_and_goes_back_at_once(two_nodes: Sit
     told = (await two_nodes.http.get("/admin/rollouts/current/events")).json()
     assert [event["kind"] for event in told] == ["started", "gates", "step", "promoted", "rolled_back"]
     assert "it rhymes" in told[-1]["text"]
-    acts = [entry.action for entry in await two_nodes.services.access.service.audit(LOCAL_OPERATOR, None, 10)]
+    acts = [entry.action for entry in await two_nodes.services.access.service.audit(LOCAL_OPERATOR, limit=10)]
     assert acts[:2] == ["rollout.rolled_back", "rollout.promoted"]
 
 
