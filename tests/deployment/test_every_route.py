@@ -27,6 +27,7 @@ UPLOAD = f"/admin/releases/blobs/{V10_SHA256}"
 NO_ACTS = {
     "PUT /admin/releases/blobs/{sha256}": "a file alone does nothing: `release.create` names what it is used for",
     "POST /feedback": "a caller's vote on an answer",
+    "POST /auth/logout": "nothing without a session; with one it is recorded, as the tests of signing in show",
 }
 """Besides inference and what Ollama's clients ask and are refused, which is no act either."""
 
@@ -37,6 +38,11 @@ FOR_EVERYBODY = {
     "GET /health",
     "GET /health/live",
     "GET /health/ready",
+    "GET /auth",
+    "GET /auth/callback",
+    "GET /auth/login",
+    "GET /auth/me",
+    "POST /auth/logout",
     "GET /docs",
     "GET /redoc",
     "GET /openapi.json",
