@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test check format docs lock bench clean
+.PHONY: help setup up down test check audit format docs lock bench clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ check: $(VENV)/.ready-dev ## format, lint, strict types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(VENV)/.ready-dev ## look the pinned packages up in a database of known vulnerabilities
+	@$(BIN)/python scripts/audit
 
 bench: $(VENV)/.ready ## measure beside LiteLLM, Portkey and nginx; BENCH="requests streams" runs parts (bench/)
 	@PYTHON="$(PYTHON)" bench/setup
