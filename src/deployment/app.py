@@ -157,6 +157,7 @@ def create_app(settings: Settings) -> Application:
         version=__version__,
         description="Your own model, in production: one gateway that speaks Ramsey's, Ollama's and OpenAI's API.",
         lifespan=lifespan,
+        openapi_url=None,  # gateway/pages.py serves it, and the pages
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
@@ -182,7 +183,7 @@ def create_app(settings: Settings) -> Application:
     server = settings.server
     app.add_middleware(BoundedBodies, limit=server.max_body_bytes, seconds=server.slow_client_seconds, streamed=BLOBS)
     pages = add_pages(app)
-    app.surround(lambda inner: _around(inner, services, pages), services.gateway.direct)
+    app.surround(lambda inner: _around(inner, services, pages))
     return app
 
 

@@ -5,6 +5,19 @@ from deployment.access.audit_file import check_lines
 from deployment.access.authentication import Authenticator
 from deployment.access.change import record_acts
 from deployment.access.grants import KeyWish
+from deployment.access.guard import (
+    KNOWN,
+    PERMISSION,
+    PUBLIC,
+    AdminRoute,
+    Callers,
+    Declared,
+    Needs,
+    declared,
+    known,
+    needs,
+    public,
+)
 from deployment.access.keys import NewKey, generate_key, key_sha256
 from deployment.access.limits import LimitFact, LimitReached, Limits, Reservation, Sizes, ratelimit_headers
 from deployment.access.local import LocalCaller, local_admin
@@ -13,12 +26,14 @@ from deployment.access.permissions import BUILT_IN_ROLES, Permission
 from deployment.access.recorder import Recorder
 from deployment.access.required import require_authentication
 from deployment.access.room import Access
-from deployment.access.routes import AdminRoute, Callers, Needs, declared_permission
 from deployment.access.service import LOCAL_OPERATOR, AccessService, CreatedKey
 
 __all__ = [
     "BUILT_IN_ROLES",
+    "KNOWN",
     "LOCAL_OPERATOR",
+    "PERMISSION",
+    "PUBLIC",
     "Access",
     "AccessService",
     "Act",
@@ -26,6 +41,7 @@ __all__ = [
     "Authenticator",
     "Callers",
     "CreatedKey",
+    "Declared",
     "KeyRecord",
     "KeyWish",
     "LimitFact",
@@ -42,10 +58,13 @@ __all__ = [
     "Sizes",
     "Tenant",
     "check_lines",
-    "declared_permission",
+    "declared",
     "generate_key",
     "key_sha256",
+    "known",
     "local_admin",
+    "needs",
+    "public",
     "ratelimit_headers",
     "record_acts",
     "require_authentication",

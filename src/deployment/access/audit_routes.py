@@ -7,9 +7,9 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import AwareDatetime, BaseModel, Field
 
 from deployment.access.audit import Selection
+from deployment.access.guard import Callers, Needs
 from deployment.access.model import Principal
 from deployment.access.permissions import Permission
-from deployment.access.routes import Callers, Needs
 from deployment.access.service import AccessService
 
 _MOST = 2**63 - 1

@@ -11,8 +11,9 @@ from fastapi import APIRouter, FastAPI
 
 from deployment.access.audit import AuditStore
 from deployment.access.audit_routes import add_audit_routes
+from deployment.access.guard import Callers
 from deployment.access.model import Principal
-from deployment.access.routes import Callers, admin_routes
+from deployment.access.routes import admin_routes
 from deployment.access.service import LOCAL_OPERATOR, AccessService
 from deployment.access.store import AccessStore
 from deployment.clock import Clock

@@ -1,74 +1,17 @@
 """The admin API of access. Each route's signature says which permission it needs."""
 
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployment.access.grants import KeyWish
+from deployment.access.guard import AdminRoute, Callers, Needs
 from deployment.access.model import KeyRecord, Principal, Role, StoredLimits, Tenant
 from deployment.access.permissions import BUILT_IN_ROLES, Permission
 from deployment.access.service import AccessService, CreatedKey
-from deployment.errors import InvalidRequest
 from deployment.settings import LimitSet
-
-
-class Callers(Protocol):
-    """Who tells who calls."""
-
-    def authenticate(self, scope: Mapping[str, Any]) -> Principal:
-        """The principal of a connection. Raises Unauthenticated when there is none."""
-        ...
-
-
-class Needs:
-    """A dependency: the caller, who must hold this permission. `declared_permission` finds it on a route."""
-
-    def __init__(self, permission: Permission, authenticator: Callers) -> None:
-        self.permission = permission
-        self._authenticator = authenticator
-
-    async def __call__(self, request: Request) -> Principal:
-        """The principal, with what the record says of a request. Raises Unauthenticated or Forbidden."""
-        caller = self._authenticator.authenticate(request.scope)
-        caller.require(self.permission)
-        source = request.client.host if request.client is not None else ""
-        request_id = getattr(getattr(request.state, "record", None), "request_id", "")
-        return replace(caller, source=source[:64], request_id=request_id[:128])
-
-
-def declared_permission(route: object) -> Permission | None:
-    """What a route's signature says that it needs; None when it says nothing."""
-    if isinstance(route, APIRoute):
-        for dependency in route.dependant.dependencies:
-            if isinstance(dependency.call, Needs):
-                return dependency.call.permission
-        if named := (route.openapi_extra or {}).get("x-permission"):  # asked by the endpoint itself, for speed
-            return Permission(named)
-    return None
-
-
-class AdminRoute(APIRoute):
-    """A route whose wrong input is our own error, so that one place renders them all."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler, its validation errors translated."""
-        handler = super().get_route_handler()
-
-        async def translated(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except RequestValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(str(part) for part in first["loc"][1:]) or "body"
-                raise InvalidRequest(f"{where}: {first['msg']}.", hint="See /docs.") from None
-
-        return translated
 
 
 class _Body(BaseModel):

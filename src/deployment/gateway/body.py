@@ -65,29 +65,31 @@ async def _all_of(receive: Receive, limit: int) -> bytes:
 
 
 class BoundedBodies:
-    """ASGI middleware for endpoints whose bodies the framework reads, which knows no bounds: reads them first.
+    """ASGI middleware for endpoints whose bodies the framework reads, which knows no bounds.
 
-    Paths that begin with `streamed` bound their bodies themselves.
+    A body is read once it is asked for: a caller who may not do this is told so before. Paths that begin with
+    `streamed` bound their bodies themselves.
     """
 
     def __init__(self, app: ASGIApp, limit: int, seconds: float, streamed: str) -> None:
         self._app, self._limit, self._seconds, self._streamed = app, limit, seconds, streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its body whole. Raises as `read_body`."""
+        """Pass the request on; its body comes whole. Asking for it raises as `read_body`."""
         if scope["type"] != "http" or scope["method"] in _BODILESS or scope["path"].startswith(self._streamed):
             await self._app(scope, receive, send)
             return
-        body: bytes | None = await read_body(Request(scope, receive), self._limit, self._seconds)
+        asked = False
 
-        async def replay() -> Message:
-            nonlocal body
-            if body is None:
+        async def whole() -> Message:
+            nonlocal asked
+            if asked:
                 return await receive()
-            message, body = {"type": "http.request", "body": body, "more_body": False}, None
-            return message
+            asked = True
+            body = await read_body(Request(scope, receive), self._limit, self._seconds)
+            return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._app(scope, replay, send)
+        await self._app(scope, whole, send)
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

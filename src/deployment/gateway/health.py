@@ -6,9 +6,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
-from deployment.access import Permission
+from deployment.access import Permission, needs, public
 from deployment.engines import NodeState, NodeView
-from deployment.gateway.openapi import needs
 from deployment.gateway.routes import Json
 from deployment.gateway.service import Gateway
 from deployment.releases import Split
@@ -55,7 +54,13 @@ def health_routes(gateway: Gateway, problem: Callable[[], str | None], degraded:
     """`/`, `/health`, `/health/live`, `/health/ready`, `/metrics`."""
     router = APIRouter(tags=["Operations"])
 
-    @router.get("/health", summary="Can it answer?", response_class=Json, responses={503: {"description": "It cannot"}})
+    @router.get(
+        "/health",
+        summary="Can it answer?",
+        response_class=Json,
+        responses={503: {"description": "It cannot"}},
+        **public(),
+    )
     async def health() -> Response:
         """Engine reachable, model present and answering; 200, or 503 with the reason of each part."""
         parts = health_of(
@@ -63,7 +68,7 @@ def health_routes(gateway: Gateway, problem: Callable[[], str | None], degraded:
         )
         return Json(parts, status_code=200 if parts["status"] == "ok" else 503)
 
-    @router.get("/health/live", summary="Does the process live?", response_class=Json)
+    @router.get("/health/live", summary="Does the process live?", response_class=Json, **public())
     async def live() -> Response:
         """200 as long as the process can answer at all."""
         return Json({"status": "alive"})
@@ -73,6 +78,7 @@ def health_routes(gateway: Gateway, problem: Callable[[], str | None], degraded:
         summary="Does it take work?",
         response_class=Json,
         responses={503: {"description": "It does not"}},
+        **public(),
     )
     async def ready() -> Response:
         """For load balancers: 503 while it stops, or while no node can take work."""
@@ -90,7 +96,7 @@ def health_routes(gateway: Gateway, problem: Callable[[], str | None], degraded:
         gateway.caller(request, Permission.METRICS_READ)
         return Response(gateway.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False, **public())
     async def root() -> Response:
         return PlainTextResponse("Ollama is running")  # what Ollama's clients look for
 

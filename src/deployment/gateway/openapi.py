@@ -5,14 +5,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from deployment.access import Permission
+from deployment.access import PERMISSION, PUBLIC, Permission, declared
 
-PERMISSION = "x-permission"
 _REFERENCE = "#/components/schemas/{model}"
-_PUBLIC = frozenset({"/health", "/health/live", "/health/ready"})
 _PROBLEMS = {
     400: "The request is wrong; the message names the field.",
     401: "No key, or one that is not known.",
@@ -25,11 +24,6 @@ _PROBLEMS = {
     503: "No engine can answer now.",
     504: "The engine did not answer in time.",
 }
-
-
-def needs(permission: Permission) -> dict[str, Any]:
-    """An argument of a route: the permission that it asks of its caller, for the document and for audits."""
-    return {"openapi_extra": {PERMISSION: permission.value}}
 
 
 def describe(path: str, schema: type[BaseModel], permission: Permission) -> dict[str, Any]:
@@ -53,9 +47,11 @@ def document(app: FastAPI, schemas: Iterable[type[BaseModel]]) -> dict[str, Any]
         return app.openapi_schema
     found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, definitions = models_json_schema([(schema, "validation") for schema in schemas], ref_template=_REFERENCE)
-    for path, operations in found["paths"].items():
-        for operation in operations.values():
-            _correct(operation["responses"], public=path in _PUBLIC)
+    for route in iter_route_contexts(app.routes):
+        for method in route.methods or () if getattr(route, "include_in_schema", False) else ():
+            operation = found["paths"][route.path_format][method.lower()]
+            operation[PERMISSION] = needed = declared(route.original_route)
+            _correct(operation["responses"], public=needed == PUBLIC)
     components = found.setdefault("components", {})
     components.setdefault("schemas", {}).update(definitions.get("$defs", {}))
     components["securitySchemes"] = {

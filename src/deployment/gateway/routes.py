@@ -8,13 +8,14 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from deployment.access import Permission, Principal
+from deployment.access import Permission, Principal, needs
 from deployment.errors import Forbidden, InvalidRequest, ModelNotFound
 from deployment.gateway.body import parse, read_body
 from deployment.gateway.dialects import native, ollama, openai_chat, openai_responses, openai_text
+from deployment.gateway.direct import DirectRoute
 from deployment.gateway.encoder import Reply
 from deployment.gateway.errors_out import NATIVE, OLLAMA, OPENAI
-from deployment.gateway.openapi import describe, needs
+from deployment.gateway.openapi import describe
 from deployment.gateway.service import Gateway
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -77,13 +78,13 @@ def _post(
         body = await read_body(request, server.max_body_bytes, server.slow_client_seconds)
         return await handle(request, principal, parse(schema, body))
 
-    gateway.direct[router.prefix + path] = endpoint
     router.add_api_route(
         path,
         endpoint,
         methods=["POST"],
         summary=summary,
         response_class=Json,
+        route_class_override=DirectRoute,
         **describe(router.prefix + path, schema, permission),
     )
 

@@ -13,7 +13,6 @@ from deployment.clock import Clock
 from deployment.engines import Call, EnginePool
 from deployment.errors import Draining, EngineUnavailable
 from deployment.gateway.cache import Answers, is_deterministic
-from deployment.gateway.direct import Endpoint
 from deployment.gateway.encoder import Encoder, Reply
 from deployment.gateway.exchange import Exchanges, Generation, Unary, Wire
 from deployment.gateway.inference import (
@@ -61,7 +60,6 @@ class Gateway:
     metrics: Metrics
     clock: Clock
     drain: Drain = field(default_factory=Drain)
-    direct: dict[str, Endpoint] = field(default_factory=dict)  # POST paths that pass the router by
     exchanges: Exchanges = field(init=False)
     traffic: Traffic = field(init=False)
     _wire: Wire = field(init=False)

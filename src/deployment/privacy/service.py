@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from deployment.access import Act, Permission, Principal, record_acts
 from deployment.clock import Clock
 from deployment.database import Database
-from deployment.errors import ConfigurationError, InvalidRequest, NotFound
+from deployment.errors import Conflict, InvalidRequest, NotFound
 from deployment.privacy.model import Conversation, Erased, Wish
 from deployment.privacy.sealing import Sealer
 from deployment.privacy.store import PrivacyStore
@@ -52,12 +52,12 @@ class PrivacyService:
     async def set(self, actor: Principal, wish: Wish) -> Wish:
         """Begin or end to keep a tenant's conversations. Those that were kept stay until they expire or are erased.
 
-        Raises NotFound for another's tenant, ConfigurationError while no key could seal them.
+        Raises NotFound for another's tenant, Conflict while no key could seal them.
         """
         _check(actor, wish.tenant)
         if wish.keep:
             if self._sealer.key_id is None:
-                raise ConfigurationError(
+                raise Conflict(
                     "Nothing can be kept: there is no key to seal it.",
                     hint="Set privacy.keys (docs/privacy.md), then start again.",
                 )
@@ -112,7 +112,7 @@ class PrivacyService:
         actor.require(Permission.TENANTS_ALL)
         key_id = self._sealer.key_id
         if key_id is None:
-            raise ConfigurationError("There is no key to seal with.", hint="Set privacy.keys (docs/privacy.md).")
+            raise Conflict("There is no key to seal with.", hint="Set privacy.keys (docs/privacy.md).")
         done = 0
         while True:
             async with self._database.write() as connection:
@@ -130,9 +130,7 @@ class PrivacyService:
             raise InvalidRequest("A subject has 1 to 256 characters.")
         tags = self._sealer.tags(tenant, subject)
         if not tags:
-            raise ConfigurationError(
-                "No key is here to find or open conversations.", hint="Set privacy.keys (docs/privacy.md)."
-            )
+            raise Conflict("No key is here to find or open conversations.", hint="Set privacy.keys (docs/privacy.md).")
         return tags
 
 

@@ -17,7 +17,7 @@ from tests.support.postgres_server import postgres_server
 
 from deployment.access import LOCAL_OPERATOR, Permission, Principal
 from deployment.database import Database
-from deployment.errors import ConfigurationError, Forbidden, NotFound
+from deployment.errors import ConfigurationError, Conflict, Forbidden, NotFound
 from deployment.privacy import Privacy
 from deployment.privacy.model import Sealed, Wish
 from deployment.privacy.sealing import Sealer, Unsealable
@@ -166,7 +166,7 @@ async def test_a_new_key_seals_and_the_old_one_may_go_after_a_rotation(database:
 
 async def test_without_a_key_nobody_can_ask_for_keeping(database: Database, clock: HeldClock) -> None:
     wish = Wish("acme", keep=True, days=30, redact=False)
-    with pytest.raises(ConfigurationError, match="no key"):
+    with pytest.raises(Conflict, match="no key"):
         await privacy(database, clock).service.set(LOCAL_OPERATOR, wish)
     wrong = PrivacyKey(id="k", secret=SecretStr("short"))
     with pytest.raises(ConfigurationError, match="32 bytes"):

@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, RedirectResponse
 
 from deployment.access.authentication import Authenticator
+from deployment.access.guard import AdminRoute, known, public
 from deployment.access.model import Principal
 from deployment.access.refusals import Refusals
-from deployment.access.routes import AdminRoute
 from deployment.access.sessions import Browsers, BrowserSession
 from deployment.access.sessions.cookies import SIGNING_IN_S
 from deployment.access.sign_in.flow import Answer, SignIn
@@ -64,7 +64,7 @@ def sign_in_routes(desk: Desk) -> APIRouter:
     _way_in(router, desk)
     _way_out(router, desk)
 
-    @router.get("", include_in_schema=False)
+    @router.get("", include_in_schema=False, **public())
     async def home(request: Request, next: Annotated[str | None, Query(max_length=MOST_NEXT)] = None) -> Response:  # noqa: A002
         flow, browsers = desk.parts()
         session = browsers.find(request.scope)
@@ -73,7 +73,7 @@ def sign_in_routes(desk: Desk) -> APIRouter:
         names = [provider.settings.sign_in_name for provider in flow.providers.values()]
         return signed_out_page(names, local_path(next) if next else None)
 
-    @router.get("/me", summary="Who am I?")
+    @router.get("/me", summary="Who am I?", **known())
     async def me(request: Request, response: Response) -> MeOut:
         """The caller's tenant, roles and permissions, and of a session the token against forged requests."""
         caller = desk.authenticator.authenticate(request.scope)
@@ -87,7 +87,7 @@ def sign_in_routes(desk: Desk) -> APIRouter:
 
 
 def _way_in(router: APIRouter, desk: Desk) -> None:
-    @router.get("/login", summary="Sign in", status_code=303, response_class=RedirectResponse)
+    @router.get("/login", summary="Sign in", status_code=303, response_class=RedirectResponse, **public())
     async def login(
         provider: Annotated[str | None, Query(max_length=64, description="Which, where there are several.")] = None,
         next: Annotated[str, Query(max_length=MOST_NEXT, description="A path here, for afterwards.")] = HOME,  # noqa: A002
@@ -99,7 +99,13 @@ def _way_in(router: APIRouter, desk: Desk) -> None:
         browsers.cookies.give(answer, browsers.cookies.signing_in, sealed, SIGNING_IN_S)
         return answer
 
-    @router.get("/callback", summary="Come back from the provider", status_code=303, response_class=RedirectResponse)
+    @router.get(
+        "/callback",
+        summary="Come back from the provider",
+        status_code=303,
+        response_class=RedirectResponse,
+        **public(),
+    )
     async def callback(
         request: Request,
         state: Annotated[str, Query(max_length=256)] = "",
@@ -119,7 +125,7 @@ def _way_in(router: APIRouter, desk: Desk) -> None:
 
 
 def _way_out(router: APIRouter, desk: Desk) -> None:
-    @router.post("/logout", summary="Sign out", responses={303: {"description": "For browsers"}})
+    @router.post("/logout", summary="Sign out", responses={303: {"description": "For browsers"}}, **public())
     async def logout(request: Request) -> Response:
         """End the session; `end_session_url` is where to sign out of the provider too. Needs the token against forged
         requests, as header X-CSRF-Token or field csrf_token."""
