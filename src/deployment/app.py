@@ -161,6 +161,7 @@ def create_app(settings: Settings) -> Application:
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,  # the redirect's host would be whatever the caller says
         license_info={"name": "Apache-2.0"},
     )
     app.state.services = services

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Dialect, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from deployment import migrations
-from deployment.errors import ConfigurationError, DatabaseUnavailable
+from deployment.errors import ConfigurationError, DatabaseUnavailable, InvalidRequest
 from deployment.settings import Settings
 
 metadata = sa.MetaData(
@@ -35,6 +35,7 @@ DATABASE_FILE = "ramsey.db"
 """In the data directory, where no other database is set."""
 _MIGRATION_LOCK = 0x52414D5345  # "RAMSE"; any number that nobody else locks in this database
 _BUSY_MS = 5000
+_DATA_EXCEPTION = "22"  # the class of SQLSTATE: a NUL in a text, a text that is too long, a number out of range
 
 
 class Moment(sa.types.TypeDecorator[datetime]):
@@ -134,7 +135,7 @@ class Database:
 
     def _damaged(self, reason: str) -> DatabaseUnavailable:
         return DatabaseUnavailable(
-            f"The database file {self.url.database} is damaged: {reason}.",
+            f"The database file {Path(self.url.database or '').name} is damaged: {reason}.",
             hint="Stop Ramsey, and put a backup in its place, or move it away to begin anew.",
         )
 
@@ -145,16 +146,26 @@ class Database:
             async with self._engine.connect() as connection:
                 yield connection
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError) as error:
-            raise DatabaseUnavailable(
-                f"The database ({self.url.render_as_string()}) does not answer: "
-                f"{getattr(error, 'orig', None) or error}."
-            ) from error
+            raise self._away(getattr(error, "orig", None) or error) from error
         except sa.exc.DBAPIError as error:
+            if str(getattr(error.orig, "sqlstate", "")).startswith(_DATA_EXCEPTION):
+                raise InvalidRequest("The database cannot hold one of these values.") from error
             if self.is_sqlite and type(error) is sa.exc.DatabaseError:  # SQLite's word for what it cannot make sense of
                 raise self._damaged(str(error.orig)) from error
             if not error.connection_invalidated:
                 raise
             raise DatabaseUnavailable("The connection to the database broke.") from error
+        except sa.exc.StatementError as error:
+            if isinstance(error.orig, OverflowError):
+                raise InvalidRequest("A number or time is outside of what the database holds.") from error
+            raise
+
+    def _away(self, reason: BaseException) -> DatabaseUnavailable:
+        """Whoever asks for /health reads the message, and need not learn where the database is; logs show the note."""
+        kind = self.url.get_backend_name()
+        error = DatabaseUnavailable(f"The database ({kind}) does not answer: {type(reason).__name__}.")
+        error.add_note(f"{self.url.render_as_string()}: {reason}")
+        return error
 
 
 def database_url(settings: Settings) -> str:
@@ -182,12 +193,15 @@ _URL_HINT = "Give sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE."
 def _engine(url: sa.URL) -> AsyncEngine:
     if url.get_backend_name() != "sqlite":
         try:
-            return create_async_engine(url, pool_pre_ping=True, pool_timeout=5, connect_args={"timeout": 5})
+            connect = {"timeout": 5}
+            return create_async_engine(
+                url, pool_pre_ping=True, pool_timeout=5, connect_args=connect, hide_parameters=True
+            )
         except ModuleNotFoundError:
             raise ConfigurationError(
                 "PostgreSQL needs its driver.", hint="pip install 'ramsey[postgres]' adds it."
             ) from None
-    engine = create_async_engine(url)
+    engine = create_async_engine(url, hide_parameters=True)  # in logs: they may be somebody's words
     sa.event.listen(engine.sync_engine, "connect", _set_up_sqlite)
     sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine

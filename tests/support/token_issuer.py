@@ -21,12 +21,17 @@ class TokenIssuer:
         self.says_it_is = url
         self.down = False
         self.asked = 0
+        self.paths: list[str] = []
         self.add("rsa", RSAKey.generate_key(2048))
 
     def add(self, key_id: str, key: Key) -> None:
         """Sign with a new key, and publish it."""
         self.keys[key_id] = key
         self.published.append({**key.as_dict(private=False), "kid": key_id, "use": "sig"})
+
+    def withdraw(self, key_id: str) -> None:
+        """Publish it no more."""
+        self.published = [key for key in self.published if key["kid"] != key_id]
 
     def sign(self, claims: dict[str, Any], key: str | Key = "rsa", algorithm: str = "RS256", **header: Any) -> str:
         """A token of these claims."""
@@ -64,7 +69,12 @@ async def token_issuer() -> AsyncIterator[TokenIssuer]:
     async def keys(_request: web.Request) -> web.Response:
         return web.json_response({"keys": issuer.published})
 
-    app = web.Application()
+    @web.middleware
+    async def note(request: web.Request, handler: Any) -> Any:
+        issuer.paths.append(request.path)
+        return await handler(request)
+
+    app = web.Application(middlewares=[note])
     app.router.add_get("/.well-known/openid-configuration", discovery)
     app.router.add_get("/keys", keys)
     runner = web.AppRunner(app)

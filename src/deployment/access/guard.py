@@ -93,6 +93,8 @@ class AdminRoute(APIRoute):
                 if first["type"] == "json_invalid":
                     raise InvalidRequest(f"The body is not valid JSON: {first['ctx']['error']}.") from None
                 where = ".".join(str(part) for part in first["loc"][1:]) or "body"
-                raise InvalidRequest(f"{where}: {first['msg']}.", hint="See /docs.") from None
+                raise InvalidRequest(
+                    f"{where}: {first['msg'].removeprefix('Value error, ')}.", hint="See /docs."
+                ) from None
 
         return translated

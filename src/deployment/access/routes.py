@@ -12,13 +12,14 @@ from deployment.access.model import KeyRecord, Principal, Role, StoredLimits, Te
 from deployment.access.permissions import BUILT_IN_ROLES, Permission
 from deployment.access.service import AccessService, CreatedKey
 from deployment.settings import LimitSet
+from deployment.texts import PlainLine
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-Names = Annotated[tuple[Annotated[str, Field(max_length=128)], ...], Field(max_length=100)]
+Names = Annotated[tuple[Annotated[PlainLine, Field(max_length=128)], ...], Field(max_length=100)]
 
 
 class KeyIn(_Body):

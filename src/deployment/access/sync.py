@@ -93,14 +93,14 @@ class Sync:
         try:
             await step()
         except DatabaseUnavailable as error:
-            self._note(error.message)
+            self._note(error.message, "; ".join(getattr(error, "__notes__", ())))
         else:
             self._note(None)
 
-    def _note(self, problem: str | None) -> None:
+    def _note(self, problem: str | None, detail: str = "") -> None:
         if (problem is None) != (self.problem is None):
             if problem is None:
                 self._log.info("database_back")
             else:
-                self._log.error("database_unavailable", problem=problem)
+                self._log.error("database_unavailable", problem=problem, detail=detail)
         self.problem = problem

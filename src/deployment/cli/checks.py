@@ -115,7 +115,8 @@ def state(settings: Settings) -> list[Finding]:
     try:
         return [Finding("state", "ok", asyncio.run(look()))]
     except RamseyError as error:
-        return [Finding("state", "wrong", error.message, error.hint or "")]
+        detail = "; ".join(getattr(error, "__notes__", ()))
+        return [Finding("state", "wrong", error.message, error.hint or detail)]
 
 
 def embedded_engine(settings: Settings) -> list[Finding]:

@@ -37,8 +37,8 @@ def show_error(error: RamseyError, *, as_json: bool) -> None:
         return
     typer.secho("Error: ", fg="red", bold=True, nl=False, err=True)
     typer.echo(error.message, err=True)
-    if error.hint:
-        typer.echo(f"  {error.hint}", err=True)
+    for line in (*getattr(error, "__notes__", ()), *([error.hint] if error.hint else ())):
+        typer.echo(f"  {line}", err=True)
 
 
 def show_unexpected(error: Exception, *, as_json: bool) -> None:

@@ -13,8 +13,9 @@ _ANY_MARKER = {
     "<": r"[|｜][^<>|｜\n]{1,64}[|｜]>|/?s>|</?SYS>>|(?:start|end)_of_turn>|(?:bos|eos|unk|pad)>",
     "[": r"/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT)\]",
 }
-_TEXTS = ("prompt", "system", "suffix")
-_OF_A_MESSAGE = ("content", "thinking", "tool_calls", "tool_name")
+# Templates read everything else, today or with the next engine. A stop is compared with the answer, a format makes a
+# grammar; a role is one of few words by the dialects' own rules.
+_NOT_READ = frozenset({"options", "format", "images", "messages", "role"})
 
 
 def pattern_of(tokens: Iterable[str] | None) -> re.Pattern[str]:
@@ -49,24 +50,17 @@ def neutral(text: str, pattern: re.Pattern[str], where: str) -> str:
 
 def neutral_body(body: Mapping[str, Any], pattern: re.Pattern[str]) -> dict[str, Any]:
     """A copy of a body in Ollama's words, with all that the caller wrote made neutral."""
-    clean = dict(body)
-    for name in _TEXTS:
-        if text := clean.get(name):
-            clean[name] = neutral(text, pattern, name)
+    clean = _fields(body, pattern, "")
     if messages := clean.get("messages"):
-        clean["messages"] = [_message(message, pattern, f"messages.{at}") for at, message in enumerate(messages)]
-    for name in ("tools", "input"):
-        if value := clean.get(name):
-            clean[name] = _within(value, pattern, name)
+        clean["messages"] = [_fields(message, pattern, f"messages.{at}.") for at, message in enumerate(messages)]
     return clean
 
 
-def _message(message: Mapping[str, Any], pattern: re.Pattern[str], where: str) -> dict[str, Any]:
-    clean = dict(message)
-    for name in _OF_A_MESSAGE:
-        if value := clean.get(name):
-            clean[name] = _within(value, pattern, f"{where}.{name}")
-    return clean
+def _fields(value: Mapping[str, Any], pattern: re.Pattern[str], where: str) -> dict[str, Any]:
+    return {
+        name: each if name in _NOT_READ or not each else _within(each, pattern, where + name)
+        for name, each in value.items()
+    }
 
 
 def _within(value: Any, pattern: re.Pattern[str], where: str) -> Any:

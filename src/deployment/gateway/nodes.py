@@ -1,6 +1,7 @@
 """The admin API of the pool's nodes."""
 
-import ipaddress
+import contextlib
+import socket
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
@@ -11,8 +12,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from deployment.access import AdminRoute, Authenticator, Needs, Permission, Principal, Recorder
 from deployment.engines import EnginePool, NodeSpec, NodeState, NodeView
+from deployment.ollama_connection import is_link_local
+from deployment.texts import PlainLine
 
 _DRAIN_LIMIT_S = 3600.0
+_Label = Annotated[PlainLine, Field(max_length=64)]
 
 
 def _refuse_link_local(url: str) -> str:
@@ -20,13 +24,10 @@ def _refuse_link_local(url: str) -> str:
     parts = urlsplit(url)
     if parts.port == 0:  # raises ValueError itself above 65535
         raise ValueError("port 0 is none")
-    try:
-        address = ipaddress.ip_address(parts.hostname or "")
-    except ValueError:
-        return url  # a name
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address.is_link_local:
+    host = parts.hostname or ""
+    with contextlib.suppress(OSError):
+        host = socket.inet_ntoa(socket.inet_aton(host))  # 2852039166 and 0xA9FEA9FE are addresses too
+    if is_link_local(host):  # where a name leads is looked at when it is asked
         raise ValueError("a link-local address is no engine's")
     return url
 
@@ -44,9 +45,7 @@ class NodeIn(BaseModel):
     )
     slots: int = Field(ge=1, le=256, description="Its OLLAMA_NUM_PARALLEL.")
     weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False, description="Its share, in the policy weighted.")
-    labels: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=64)]] = Field(
-        {}, max_length=32, examples=[{"region": "eu", "hardware": "a100"}]
-    )
+    labels: dict[_Label, _Label] = Field({}, max_length=32, examples=[{"region": "eu", "hardware": "a100"}])
 
 
 class DrainIn(BaseModel):

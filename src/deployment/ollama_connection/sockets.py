@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import ipaddress
 import ssl
+from socket import SOCK_STREAM
 from urllib.parse import quote
 
 from yarl import URL
@@ -68,9 +70,7 @@ class Sockets:
             async with asyncio.timeout(connect_s):
                 if self._tls and self._context is None:
                     self._context = await asyncio.to_thread(ssl.create_default_context)
-                _, socket = await loop.create_connection(
-                    lambda: NodeSocket(loop), self._host, self._port, ssl=self._context
-                )
+                socket = await self._connected(loop)
         except TimeoutError:
             raise EngineTimeout(f"No connection to the engine within {connect_s:g} s.") from None
         self._used.add(socket)
@@ -100,6 +100,32 @@ class Sockets:
         self._loop = None
         await asyncio.sleep(0)  # sockets close in the loop's next turn
 
+    async def _connected(self, loop: asyncio.AbstractEventLoop) -> NodeSocket:
+        """A new connection, to the first address that takes one."""
+        failure: OSError | None = None
+        for address in await self._addresses(loop):
+            try:
+                _, socket = await loop.create_connection(
+                    lambda: NodeSocket(loop),
+                    address,
+                    self._port,
+                    ssl=self._context,
+                    server_hostname=self._host if self._tls else None,
+                )
+                return socket
+            except OSError as error:
+                failure = error
+        raise failure or OSError(0, "its name leads to a link-local address")
+
+    async def _addresses(self, loop: asyncio.AbstractEventLoop) -> list[str]:
+        """Where the node is. A name may lead anywhere but to a link-local address: there clouds give out the machine's
+        credentials, and who adds nodes may own a name."""
+        if is_address(self._host):
+            return [self._host]
+        found = await loop.getaddrinfo(self._host, self._port, type=SOCK_STREAM)
+        addresses = dict.fromkeys(str(info[4][0]) for info in found)
+        return [address for address in addresses if not is_link_local(address)]
+
     def _close_idle(self) -> None:
         loop = self.loop
         oldest = loop.time() - _KEEP_IDLE_S
@@ -111,3 +137,21 @@ class Sockets:
                 socket.abort()
         self._idle = kept
         self._sweep = loop.call_later(_KEEP_IDLE_S, self._close_idle) if kept else None
+
+
+def is_address(host: str) -> bool:
+    """Whether this is an address, not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_link_local(host: str) -> bool:
+    """Whether this is an address that only means something on one's own link."""
+    if not is_address(host):
+        return False
+    address = ipaddress.ip_address(host)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_link_local

@@ -125,18 +125,21 @@ class AccessSettings(Section):
 Money = Annotated[float, Field(ge=0.000001, le=1e9, allow_inf_nan=False)]
 
 
+Count = Annotated[int, Field(ge=1, le=2**53)]  # Redis counts in floating point, exact until there
+
+
 class LimitSet(Section):
     """What one caller, tenant or model may have; empty for no limit."""
 
-    requests_per_minute: int | None = Field(None, ge=1, description="Requests in any 60 seconds.")
-    tokens_per_minute: int | None = Field(None, ge=1, description="Tokens, prompts and answers, in any 60 seconds.")
-    concurrent: int | None = Field(None, ge=1, description="Requests at the same time.")
-    tokens_per_day: int | None = Field(None, ge=1, description="Budget of tokens for a day, by UTC.")
-    tokens_per_month: int | None = Field(None, ge=1, description="Budget of tokens for a calendar month, by UTC.")
+    requests_per_minute: Count | None = Field(None, description="Requests in any 60 seconds.")
+    tokens_per_minute: Count | None = Field(None, description="Tokens, prompts and answers, in any 60 seconds.")
+    concurrent: Count | None = Field(None, description="Requests at the same time.")
+    tokens_per_day: Count | None = Field(None, description="Budget of tokens for a day, by UTC.")
+    tokens_per_month: Count | None = Field(None, description="Budget of tokens for a calendar month, by UTC.")
     money_per_day: Money | None = Field(None, description="Budget of money for a day, by UTC, by limits.prices.")
     money_per_month: Money | None = Field(None, description="Budget of money for a calendar month, by UTC.")
-    max_prompt_chars: int | None = Field(None, ge=1, description="Longest prompt, in characters.")
-    max_output_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens.")
+    max_prompt_chars: Count | None = Field(None, description="Longest prompt, in characters.")
+    max_output_tokens: Count | None = Field(None, description="Longest answer, in tokens.")
 
 
 class Price(Section):

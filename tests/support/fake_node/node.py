@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -14,6 +15,15 @@ from tests.support.fake_node.models import FOREVER_S, FakeModel, Scheduler, full
 from tests.support.fake_node.store import Store
 
 Handler = Callable[[Exchange, Any], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A request's head, as it came."""
+
+    method: str
+    path: str
+    headers: tuple[tuple[bytes, bytes], ...]
 
 
 class FakeNode:
@@ -49,6 +59,7 @@ class FakeNode:
         self.inference = Inference(self.store, self.scheduler, token_delay_s, tokens, may_die)
         self.requests: Counter[str] = Counter()
         self.bodies: deque[tuple[str, Any]] = deque(maxlen=1000)
+        self.seen: deque[Seen] = deque(maxlen=10_000)
         self._server: server.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         store, inference = self.store, self.inference
@@ -153,6 +164,7 @@ class FakeNode:
             await asyncio.sleep(self._ready_at - asyncio.get_running_loop().time())
         if not control:
             self.requests[x.path] += 1
+            self.seen.append(Seen(x.method, x.path, tuple(x.scope["headers"])))
         if x.path.startswith("/api/blobs/") and x.method in {"HEAD", "POST"}:
             if x.method == "POST" and self.faults.active and (fault := self.faults.take(x.path)):
                 await self._strike(x, fault, {})

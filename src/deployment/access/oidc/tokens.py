@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 16 * 1024
 _MOST_REMEMBERED = 10_000
+_ID_TOKEN_CLAIMS = frozenset({"at_hash", "c_hash", "s_hash"})  # by OpenID Connect; no access token has them
+_OTHER_TOKENS = frozenset({"ID", "Refresh", "Offline", "Logout"})  # as Keycloak says it in the claims
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 
 
@@ -73,6 +75,8 @@ class TokenAuthenticator:
         _check_header(header, provider)
         keys = provider.keys
         claims = _claims(token, self._key(header, provider), header["alg"], provider, now)
+        if _ID_TOKEN_CLAIMS & claims.keys() or claims.get("typ") in _OTHER_TOKENS:
+            raise _refused("it is not an access token")
         principal = principal_of(claims, provider.settings, self._directory)
         if len(self._known) >= _MOST_REMEMBERED:
             self._known.clear()

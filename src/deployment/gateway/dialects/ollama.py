@@ -1,9 +1,10 @@
 """Ollama's API for clients: what Ramsey does not know passes through; what would touch the nodes does not."""
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from deployment.errors import Forbidden, InvalidRequest, RamseyError
 from deployment.gateway.dialects.fields import (
@@ -19,6 +20,8 @@ from deployment.gateway.errors_out import OLLAMA, error_body
 from deployment.gateway.inference import Inference
 from deployment.ollama_client import Delta, Done, Generation
 
+_FIELD = re.compile(r"[a-z0-9_]+")
+_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]{0,31}")
 _MANAGED = "This is done by Ramsey, not through this API: a release fixes {what}. Deploy another release instead."
 
 
@@ -26,6 +29,14 @@ class PassThrough(BaseModel):
     """Unknown fields are kept and handed to the engine, as Ollama's own server would take them."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _spelt_as_they_are(self) -> Self:
+        """Ollama reads names of fields without regard to case: `Raw` would pass here, and be `raw` to a node."""
+        for name in self.model_extra or ():
+            if not _FIELD.fullmatch(name):
+                raise ValueError(f"there is no field {name[:40]!r}; they are written in a-z, 0-9 and _")
+        return self
 
 
 class Options(PassThrough):
@@ -106,10 +117,17 @@ class OllamaGenerate(OllamaRequest):
         return Inference("/api/generate", self.model, body, self.streams and bool(self.prompt or self.suffix))
 
 
+def _role(role: str) -> str:
+    """Any short word: templates write it as it is, so that it must not begin a turn."""
+    if not _ROLE.fullmatch(role):
+        raise ValueError("a role is one word, for instance user, of at most 32 characters")
+    return role
+
+
 class OllamaMessage(PassThrough):
     """One turn."""
 
-    role: str = Field(min_length=1, max_length=32)
+    role: Annotated[str, AfterValidator(_role)]
     content: str | None = ""
 
 

@@ -4,12 +4,13 @@ The parser (llhttp) refuses by itself what is ambiguous: two lengths, a length b
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from deployment.errors import InvalidRequest, RamseyError, RequestTimeout
 from deployment.gateway.errors_out import dialect_of, error_body
@@ -19,6 +20,9 @@ from deployment.gateway.listener.joining import JoiningTransport
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_HEADERS = 100
 _MAX_URL_BYTES = 8 * 1024
+# Decoded, these would be another path than the one that a proxy's rules saw, or what no name of ours holds.
+_MISLEADING = re.compile(rb"%(?:[01][0-9a-f]|7f)|^[^?]*%(?:2f|5c)", re.IGNORECASE)
+_VERSIONS = frozenset({"1.0", "1.1"})
 _LINGER_S = 2.0
 _SPARE = 16  # connections beyond the limit that are still told why they are refused
 
@@ -59,7 +63,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limits = limits
         self._deadline: asyncio.TimerHandle | None = None
         self._in_head = self._in_body = self._refused = self._surplus = False
-        self._head_bytes = 0
+        self._head_bytes = self._hosts = 0
+        self._coding: bytes | None = None
         self._refusal: RamseyError | None = None
         self._gone = False
         self._extensions = {EXTENSION: self}
@@ -122,7 +127,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._in_head, self._head_bytes, self._host = True, 0, 0
+        self._in_head, self._head_bytes, self._hosts, self._coding = True, 0, 0, None
         self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]
 
     def on_url(self, url: bytes) -> None:
@@ -132,23 +137,34 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop(_UrlTooLong("The URL is too long.", hint=f"At most {_MAX_URL_BYTES} bytes are taken."))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, whole."""
-        super().on_header(name, value)
+        """A header, whole. One that comes behind the body is none: nobody in front of us has seen it."""
         self._head_bytes += len(name) + len(value)
+        if self._in_head:
+            super().on_header(name, value)
         if len(self.headers) > _MAX_HEADERS or self._head_bytes > _MAX_HEAD_BYTES:
             self._stop(_head_too_large())
         if len(name) == 4 and name.lower() == b"host":
-            self._host += 1
+            self._hosts += 1
+        elif len(name) == 17 and name.lower() == b"transfer-encoding":
+            self._coding = value.strip().lower()
 
     def on_headers_complete(self) -> None:
         """The head is there: the application begins."""
-        self._in_head, self._in_body = False, True
+        self._in_head = False
         self._no_deadline()
         if self._surplus:
             self._stop(_too_many())
-        if self._host != 1 and (self._host or self.parser.get_http_version() == "1.1"):
+        version = self.parser.get_http_version()
+        if self._hosts != 1 and (self._hosts or version == "1.1"):
             self._stop(InvalidRequest("The request needs exactly one Host header."))
+        if version not in _VERSIONS:
+            self._stop(InvalidRequest("HTTP of this version is not spoken here; 1.1 and 1.0 are."))
+        if self._coding is not None and (self._coding != b"chunked" or version == "1.0"):
+            self._stop(InvalidRequest("Of transfer codings, only chunked is taken, and only with HTTP/1.1."))
+        if b"%" in self.url and _MISLEADING.search(self.url):
+            self._stop(InvalidRequest("The URL has an encoded slash, backslash or control character."))
         super().on_headers_complete()
+        self._in_body = True
 
     def on_message_complete(self) -> None:
         """The body is there."""
@@ -161,11 +177,10 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
-    def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over."""
-        self._no_deadline()
-        self.transport = self._joining.real  # the other protocol may look closer at what it gets
-        super().handle_websocket_upgrade()
+    def _unsupported_upgrade_warning(self) -> None:
+        """To another protocol: none is spoken here, and a caller could fill the log with warnings. The request is
+        answered as it is; what follows it was meant for that protocol, so that the connection ends."""
+        self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
         """What cannot be parsed, or what one of the callbacks above stopped."""
@@ -202,8 +217,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refused = True
         self._no_deadline()
         self._unset_keepalive_if_required()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.close()  # an earlier request on this connection is still being answered
+        if self.cycle is not None and not self.cycle.response_complete and not self._given_up(self.cycle):
             return
         path = getattr(self, "url", b"").decode("latin-1")
         body = orjson.dumps(error_body(refusal, dialect_of(path), ""))
@@ -218,6 +232,18 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(_LINGER_S, self.transport.close)
+
+    def _given_up(self, cycle: RequestResponseCycle) -> bool:
+        """Whether the refusal is this request's own answer: its body is wrong, and nothing was said to it yet."""
+        if not self._in_body:
+            cycle.keep_alive = False  # what is wrong came after it: it is answered, and then nothing more
+            return False
+        if self.pipeline or cycle.response_started:
+            self.transport.close()
+            return False
+        cycle.disconnected = True
+        cycle.message_event.set()
+        return True
 
 
 def _head_too_large() -> RamseyError:

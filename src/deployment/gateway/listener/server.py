@@ -44,6 +44,7 @@ def server_config(app: ASGIApp, settings: ServerSettings, **others: Any) -> uvic
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_LAST_SECONDS,
         http=partial(BoundedProtocol, limits=limits),  # type: ignore[arg-type]
+        ws="none",  # no route speaks it, and a connection that was handed over would have no bounds
         **others,
     )
 

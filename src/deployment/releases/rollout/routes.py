@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from deployment.access import AdminRoute, Authenticator, Needs, Permission, Principal
 from deployment.errors import ConfigurationError, InvalidRequest
@@ -19,16 +19,14 @@ from deployment.releases.rollout.plan import parse
 from deployment.releases.rollout.report import report
 from deployment.releases.rollout.service import RolloutService
 from deployment.releases.rollout.store import Event, Lock
+from deployment.texts import Plain
 
 _Name = Annotated[str, Field(max_length=170, pattern=r"^[a-z0-9_][a-z0-9_.:-]*$")]
 _Model = Annotated[
     str | None, Query(pattern=r"^[a-z0-9_][a-z0-9_.-]{0,79}$", description="By default the settings' model.")
 ]
 _Id = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
-_PRINTABLE = r"^[^\x00-\x08\x0b-\x1f\x7f]*$"
-_Reason = Annotated[
-    str, Field(max_length=500, pattern=_PRINTABLE, description="Why; for the record and for who is told.")
-]
+_Reason = Annotated[Plain, Field(max_length=500, description="Why; for the record and for who is told.")]
 
 
 class _Body(BaseModel):
@@ -61,7 +59,7 @@ class RollbackIn(_Body):
 class LockIn(_Body):
     """Why nothing shall move."""
 
-    message: str = Field(min_length=1, max_length=500, pattern=_PRINTABLE)
+    message: Plain = Field(min_length=1, max_length=500)
 
 
 class SideOut(BaseModel):
@@ -187,7 +185,7 @@ def _reading(router: APIRouter, service: RolloutService, authenticator: Authenti
     async def listed(
         model: _Model = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 20,
-        before: Annotated[datetime | None, Query(description="Started before.")] = None,
+        before: Annotated[AwareDatetime | None, Query(description="Started before.")] = None,
     ) -> list[RolloutOut]:
         """The newest first; without a model, of all."""
         return [_out(each) for each in await service.history(model, limit, before)]

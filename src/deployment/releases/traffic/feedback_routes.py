@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from deployment.access import AdminRoute, Authenticator, Needs, Permission, Principal
 from deployment.releases.traffic.feedback import FeedbackService
+from deployment.texts import Plain
 
 _SCORES = {"up": 1.0, "down": 0.0}
 
@@ -24,7 +25,7 @@ class FeedbackIn(BaseModel):
         description="0 (bad) to 1 (good), or up or down."
     )
     release: str | None = Field(None, max_length=170, description="The release that answered; checked where given.")
-    comment: str = Field("", max_length=2000)
+    comment: Plain = Field("", max_length=2000)
 
 
 class FeedbackOut(BaseModel):

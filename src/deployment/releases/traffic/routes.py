@@ -21,9 +21,10 @@ from deployment.releases.traffic.model import (
 )
 from deployment.releases.traffic.service import TrafficService
 from deployment.releases.traffic.table import Traffic
+from deployment.texts import Plain, PlainLine
 
 _Name = Annotated[str, Field(max_length=170)]
-_Label = Annotated[str, Field(max_length=64)]
+_Label = Annotated[PlainLine, Field(max_length=64)]
 
 
 class _Body(BaseModel):
@@ -63,7 +64,7 @@ class SplitIn(_Body):
     pins: list[PinIn] = Field([], max_length=MOST_PINS)
     sticky: Sticky = Field(Sticky.NONE, description="Who keeps a release: nobody, a session or a key.")
     shadow: ShadowIn | None = None
-    reason: str = Field("", max_length=1000, description="For the record.")
+    reason: Plain = Field("", max_length=1000, description="For the record.")
 
 
 class ShareOut(BaseModel):

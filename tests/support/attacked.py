@@ -1,0 +1,149 @@
+"""A gateway as its own process, set up as in production, for those who attack it; and what reached the node."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from tests.support.background import background
+from tests.support.fake_node import FakeNode
+from tests.support.stack import ROOT, clean_environment, free_port, wait_for
+from tests.support.token_issuer import AUDIENCE, TokenIssuer, token_issuer
+
+from deployment.access import generate_key
+
+_WAIT_S = 30.0
+MODEL = "ramsey-model"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The gateway under attack, and who stands around it."""
+
+    url: str
+    node: FakeNode
+    issuer: TokenIssuer
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    admin: str
+    """A key that may do everything, in the tenant default."""
+    user: str
+    """A key that may ask, and nothing else."""
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def ask(self, method: str, path: str, key: str | None = None, **more: Any) -> httpx.Response:
+        """One request on a connection of its own."""
+        headers = ({"authorization": f"Bearer {key}"} if key else {}) | more.pop("headers", {})
+        with httpx.Client(base_url=self.url, timeout=_WAIT_S) as http:
+            return http.request(method, path, headers=headers, **more)
+
+    def made(self, path: str, body: dict[str, Any], key: str | None = None) -> dict[str, Any]:
+        """What an administrator made."""
+        answer = self.ask("POST", path, key or self.admin, json=body)
+        assert answer.status_code == 201, answer.text
+        told: dict[str, Any] = answer.json()
+        return told
+
+    def key(self, **wish: Any) -> str:
+        """A new key."""
+        return str(self.made("/admin/keys", {"name": "made for an attack", **wish})["key"])
+
+    def send(self, data: bytes, *, end: bool = False) -> bytes:
+        """Bytes to the socket, and all that comes back until the gateway closes, or has told one whole answer."""
+        with socket.create_connection(("127.0.0.1", self.port), _WAIT_S) as wire:
+            try:
+                wire.sendall(data)
+                if end:
+                    wire.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # refused before all of it was taken: what was told is still to be read
+            return read_answers(wire)
+
+    def signed(self, method: str, path: str, *headers: bytes, body: bytes = b"") -> bytes:
+        """The bytes of a request of the user that ends its connection."""
+        length = [b"Content-Length: %d" % len(body)] if body else []
+        own = [b"Host: llm.example", b"Connection: close", b"X-API-Key: " + self.user.encode()]
+        lines = [f"{method} {path} HTTP/1.1".encode(), *own, *length, *headers]
+        return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+    def received(self) -> list[tuple[str, str]]:
+        """Method and path of everything that ever reached the node, the pool's own looks aside."""
+        own = {("GET", "/api/tags"), ("GET", "/api/ps"), ("GET", "/api/version"), ("GET", "/api/status"), ("HEAD", "/")}
+        return [(seen.method, seen.path) for seen in tuple(self.node.seen) if (seen.method, seen.path) not in own]
+
+    def lines(self) -> list[str]:
+        """The log's lines until now."""
+        return self.log.read_text().splitlines()
+
+
+def read_answers(wire: socket.socket) -> bytes:
+    """Everything until the other side closes. A reset ends it too."""
+    parts = []
+    try:
+        while part := wire.recv(65536):
+            parts.append(part)
+    except ConnectionError:
+        pass
+    return b"".join(parts)
+
+
+def status_of(answer: bytes) -> int:
+    """The status of the (first) answer; 0 where there is none."""
+    line = answer.partition(b"\r\n")[0].split(b" ")
+    return int(line[1]) if len(line) > 1 and line[1].isdigit() else 0
+
+
+@contextmanager
+def attacked(folder: Path, **variables: str) -> Iterator[Target]:
+    """Start one with a fake node and an issuer of tokens; stop all at the end. `variables` are settings."""
+    with ExitStack() as stack:
+        world = stack.enter_context(background())
+        node, issuer = world.enter(FakeNode()), world.enter(token_issuer())
+        admin, user = generate_key(), generate_key()
+        keys = [
+            {"name": "admin", "sha256": admin.sha256, "roles": ["admin"]},
+            {"name": "user", "sha256": user.sha256, "roles": ["user"]},
+        ]
+        port, log = free_port(), folder / "gateway.log"
+        environment = clean_environment(
+            **{
+                "RAMSEY_PROFILE": "production",
+                "RAMSEY_DATA_DIR": str(folder / "data"),
+                "RAMSEY_SERVER__PORT": str(port),
+                "RAMSEY_ENGINE__HOST": node.url,
+                "RAMSEY_ENGINE__LAUNCH": "false",
+                "RAMSEY_MODEL__MODELFILE": "none",
+                "RAMSEY_MODEL__RELEASE": "v1.1",
+                "RAMSEY_ACCESS__KEYS": json.dumps(keys),
+                "RAMSEY_ACCESS__OIDC": json.dumps([{"issuer": issuer.url, "audience": [AUDIENCE]}]),
+                **variables,
+            }
+        )
+        output = stack.enter_context(log.open("wb"))
+        process = subprocess.Popen(
+            [sys.executable, "src/deployment/api.py"], cwd=ROOT, env=environment, stdout=output, stderr=output
+        )
+        stack.callback(_stop, process)
+        url = f"http://127.0.0.1:{port}"
+        if "RAMSEY_SERVER__TLS_CERT" not in variables:
+            wait_for(url + "/health", process, log)
+        yield Target(url, node, issuer, process, log, admin.key, user.key)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
