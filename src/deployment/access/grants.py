@@ -8,6 +8,7 @@ from datetime import datetime
 from deployment.access.model import Principal
 from deployment.access.permissions import BUILT_IN_ROLES, Permission, permitted
 from deployment.errors import Forbidden, InvalidRequest, NotFound
+from deployment.settings import Price
 
 OwnRoles = Mapping[str, frozenset[Permission]]
 
@@ -75,6 +76,18 @@ def check_permissions(names: Iterable[str]) -> frozenset[Permission]:
     if unknown := [name for name in names if name not in known]:
         raise InvalidRequest(f"There is no permission {unknown[0]}.", hint=f"There are: {', '.join(known)}.")
     return frozenset(known[name] for name in names)
+
+
+def check_priced(models: Collection[str], prices: Mapping[str, Price]) -> None:
+    """A budget of money for these models (empty for all) can only be used up where one of them costs something."""
+    priced = {name for name, price in prices.items() if price.prompt or price.completion}
+    if not priced or not (not models or "*" in priced or priced.intersection(models)):
+        one = min(models) if models else "*"
+        raise InvalidRequest(
+            f"No price is set for {' or '.join(sorted(models)) or 'any model'}: the budget would never be used.",
+            hint=f'Set one in the settings of the gateways: limits.prices."{one}" = {{ prompt = …, completion = … }}, '
+            "for 1,000 tokens each.",
+        )
 
 
 def check_name(name: str) -> None:

@@ -33,7 +33,9 @@ async def local_admin(
     database = Database(database_url(settings))
     try:
         await database.upgrade()
-        service = AccessService(AccessStore(database), AuditStore(database), clock, _nobody_to_tell)
+        service = AccessService(
+            AccessStore(database), AuditStore(database), clock, _nobody_to_tell, settings.limits.prices
+        )
         caller = LocalCaller()
         router = admin_routes(service, caller)
         add_audit_routes(router, service, caller)

@@ -41,7 +41,7 @@ class Access:
             settings.access, settings.profile, clock, directory, tokens if self._providers else None, self._browsers
         )
         self._sync = Sync(database.upgrade, store, sessions, directory, self.authenticator, clock)
-        self.service = AccessService(store, AuditStore(database), clock, self._sync.refresh)
+        self.service = AccessService(store, AuditStore(database), clock, self._sync.refresh, settings.limits.prices)
         self.refusals = Refusals(store, clock)
         self._sign_in = self._flow(settings, directory, sessions, clock)
         self.recorder = Recorder(store, clock)

@@ -1,7 +1,7 @@
 """Use cases: keys, tenants and roles. Each says who acts; a change is known in this process when it returns."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,6 +14,7 @@ from deployment.access.grants import (
     check_models,
     check_name,
     check_permissions,
+    check_priced,
     check_tenant,
     check_wish,
 )
@@ -23,7 +24,7 @@ from deployment.access.permissions import BUILT_IN_ROLES, Permission, permitted
 from deployment.access.store import AccessStore
 from deployment.clock import Clock
 from deployment.errors import Conflict, InvalidRequest, NotFound
-from deployment.settings import LimitSet
+from deployment.settings import LimitSet, Price
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MODEL = re.compile(r"[a-z0-9_][a-z0-9_./-]{0,127}")
@@ -53,9 +54,15 @@ class AccessService:
     """What administrators do."""
 
     def __init__(
-        self, store: AccessStore, audit: AuditStore, clock: Clock, refresh: Callable[[], Awaitable[None]]
+        self,
+        store: AccessStore,
+        audit: AuditStore,
+        clock: Clock,
+        refresh: Callable[[], Awaitable[None]],
+        prices: Mapping[str, Price],
     ) -> None:
         self._store = store
+        self._prices = prices
         self._audit = audit
         self._clock = clock
         self._refresh = refresh
@@ -207,7 +214,9 @@ class AccessService:
 
     async def put_limits(self, actor: Principal, scope: str, subject: str, limits: LimitSet) -> StoredLimits:
         """Give a key, tenant or model limits of its own, in place of all of the settings' for its kind."""
-        await self._check_limits(actor, scope, subject)
+        models = await self._check_limits(actor, scope, subject)
+        if limits.money_per_day or limits.money_per_month:
+            check_priced(models, self._prices)
         stored = StoredLimits(scope, subject, limits)
         after = limits.model_dump(exclude_none=True)
         act = self._act(
@@ -246,11 +255,13 @@ class AccessService:
         stored = [one for one in await self._store.limits(None) if (one.scope, one.subject) == (scope, subject)]
         return stored[0].limits.model_dump(exclude_none=True) if stored else {}
 
-    async def _check_limits(self, actor: Principal, scope: str, subject: str) -> None:
-        """A tenant's own administrators limit its keys; what limits the tenant is not theirs to change."""
+    async def _check_limits(self, actor: Principal, scope: str, subject: str) -> tuple[str, ...]:
+        """The models that such limits are for; empty for all.
+
+        A tenant's own administrators limit its keys; what limits the tenant is not theirs to change.
+        """
         if scope == "key":
-            await self.key(actor, subject)
-            return
+            return (await self.key(actor, subject)).models
         actor.require(Permission.TENANTS_ALL)
         if scope == "tenant" and subject not in {tenant.id for tenant in await self._store.tenants()}:
             raise NotFound(f"There is no tenant {subject[:64]!r}.", hint="`ramsey tenants list` shows them.")
@@ -258,6 +269,7 @@ class AccessService:
             raise InvalidRequest(f"{subject[:64]!r} cannot be the name of a model.", hint="Give it without a tag.")
         if scope not in {"tenant", "model"}:
             raise InvalidRequest("Limits are of a key, a tenant or a model.")
+        return (subject,) if scope == "model" else ()
 
     async def _own_roles(self) -> OwnRoles:
         return {role.name: role.permissions for role in await self._store.roles()}

@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.deployment.access.limits.conftest import Counted
 from tests.support.fake_node import FakeNode
+from tests.support.held_clock import HeldClock
 from tests.support.serving import serving
 
-from deployment.access import Principal
+from deployment.access import LOCAL_OPERATOR, Access, KeyWish, Principal
 from deployment.access.limits import LimitReached, Limits, RuleBook, ratelimit_headers
 from deployment.access.limits.model import Kind, Rule
-from deployment.errors import ConfigurationError
-from deployment.settings import LimitsSettings, Price, load
+from deployment.database import Database
+from deployment.errors import ConfigurationError, InvalidRequest
+from deployment.settings import LimitSet, LimitsSettings, Price, load
 
 PRICES = {"m": {"prompt": 0.5, "completion": 2.0}, "*": {"prompt": 1.0, "completion": 1.0}}
 WHO = Principal("a", "a", "acme", frozenset(), frozenset(), None)
@@ -54,6 +56,45 @@ async def test_models_are_dear_or_cheap_but_draw_on_one_budget(counted: Counted)
     assert other.facts[0].amounts == (10.0, 7.0)
     free = limits(counted, {"m": PRICES["m"]}, tenant={"money_per_month": 10})
     assert (await free.reserve(WHO, "other", 10**9)).facts == ()
+
+
+@pytest.mark.parametrize(
+    ("prices", "scope", "models", "fits"),
+    [
+        ({}, "tenant", (), False),
+        ({}, "key", (), False),
+        ({}, "model", ("m",), False),
+        (PRICES, "tenant", (), True),
+        ({"m": PRICES["m"]}, "tenant", (), True),
+        ({"m": PRICES["m"]}, "key", (), True),
+        ({"m": PRICES["m"]}, "key", ("m", "other"), True),
+        ({"m": PRICES["m"]}, "key", ("other",), False),
+        ({"m": PRICES["m"]}, "model", ("m",), True),
+        ({"m": PRICES["m"]}, "model", ("other",), False),
+        ({"*": PRICES["*"]}, "model", ("other",), True),
+        ({"m": {"prompt": 0, "completion": 0}}, "model", ("m",), False),
+    ],
+)
+async def test_a_budget_of_money_needs_a_price_of_a_model_that_it_is_for(
+    prices: Any, scope: str, models: tuple[str, ...], fits: bool, tmp_path: Path
+) -> None:
+    database = Database(f"sqlite:///{tmp_path}/ramsey.db")
+    access = Access(load(limits={"prices": prices}), database, HeldClock())
+    async with access.running():
+        key = (await access.service.create_key(LOCAL_OPERATOR, KeyWish("k", models=models))).record.public_id
+        subject = {"key": key, "tenant": "default", "model": models[0] if models else ""}[scope]
+        await access.service.put_limits(LOCAL_OPERATOR, scope, subject, LimitSet(tokens_per_day=1))
+        for limits in (LimitSet(money_per_day=1), LimitSet(money_per_month=1)):
+            wanted = access.service.put_limits(LOCAL_OPERATOR, scope, subject, limits)
+            if fits:
+                await wanted
+                continue
+            with pytest.raises(InvalidRequest, match="No price is set for") as caught:
+                await wanted
+            assert f'limits.prices."{min(models) if models else "*"}"' in (caught.value.hint or "")
+        (kept,) = await access.service.limits(LOCAL_OPERATOR)
+        assert (kept.limits.tokens_per_day is None) == fits
+    await database.close()
 
 
 async def test_a_budget_begins_anew_with_its_day(counted: Counted) -> None:
