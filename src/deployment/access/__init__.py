@@ -27,6 +27,7 @@ from deployment.access.recorder import Recorder
 from deployment.access.required import require_authentication
 from deployment.access.room import Access
 from deployment.access.service import LOCAL_OPERATOR, AccessService, CreatedKey
+from deployment.access.store import require_tenant
 
 __all__ = [
     "BUILT_IN_ROLES",
@@ -68,4 +69,5 @@ __all__ = [
     "ratelimit_headers",
     "record_acts",
     "require_authentication",
+    "require_tenant",
 ]

@@ -17,6 +17,7 @@ from deployment.access.model import Changes, KeyRecord, Role, StoredLimits, Tena
 from deployment.access.permissions import Permission
 from deployment.access.sessions.store import changed_sessions
 from deployment.database import Database, Moment, metadata
+from deployment.errors import NotFound
 from deployment.settings import LimitSet
 
 _tenants = sa.Table(
@@ -279,6 +280,15 @@ class AccessStore:
     async def _all_roles(self, connection: AsyncConnection) -> tuple[Role, ...]:
         rows = await connection.execute(sa.select(_roles).order_by(_roles.c.name))
         return tuple(Role(row.name, _permissions(row.permissions)) for row in rows)
+
+
+async def require_tenant(connection: AsyncConnection, tenant: str) -> None:
+    """Raise NotFound, with the next step, where there is no such tenant."""
+    if (await connection.execute(sa.select(_tenants.c.id).where(_tenants.c.id == tenant))).first() is None:
+        raise NotFound(
+            f"There is no tenant {tenant[:64]!r}.",
+            hint=f"`ramsey tenants list` shows them; `ramsey tenants create {tenant[:64]}` makes it.",
+        )
 
 
 def _key(row: Mapping[Any, Any]) -> KeyRecord:

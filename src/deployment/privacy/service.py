@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from deployment.access import Act, Permission, Principal, record_acts
+from deployment.access import Act, Permission, Principal, record_acts, require_tenant
 from deployment.clock import Clock
 from deployment.database import Database
 from deployment.errors import Conflict, InvalidRequest, NotFound
@@ -52,7 +52,7 @@ class PrivacyService:
     async def set(self, actor: Principal, wish: Wish) -> Wish:
         """Begin or end to keep a tenant's conversations. Those that were kept stay until they expire or are erased.
 
-        Raises NotFound for another's tenant, Conflict while no key could seal them.
+        Raises NotFound for another's tenant or one that is not there, Conflict while no key could seal them.
         """
         _check(actor, wish.tenant)
         if wish.keep:
@@ -65,6 +65,7 @@ class PrivacyService:
         now = self._clock.now()
         new = replace(wish, set_at=now, set_by=actor.id)
         async with self._database.write() as connection:
+            await require_tenant(connection, wish.tenant)
             before = [each for each in await self._store.wishes(connection) if each.tenant == wish.tenant]
             await self._store.put_wish(connection, new)
             detail = {"before": _told(before[0]) if before else None, "after": _told(new)}
@@ -85,6 +86,7 @@ class PrivacyService:
             await self._written()
             act = Act(self._clock.now(), actor, "privacy.export", tags[0][:16], {"tenant": tenant})
             async with self._database.write() as connection:
+                await require_tenant(connection, tenant)
                 await record_acts(connection, [act])
         async with self._database.read() as connection:
             page = await self._store.of_subject(connection, tenant, tags, begin, _PAGE)
@@ -100,6 +102,7 @@ class PrivacyService:
         tags = self._tags(tenant, subject)
         await self._written()
         async with self._database.write() as connection:
+            await require_tenant(connection, tenant)
             requests = await self._store.erase(connection, tenant, tags)
             votes = await self._votes.erase(connection, tenant, requests, subject)
             erased = Erased(len(requests), votes)

@@ -46,9 +46,16 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         url = request.getfixturevalue("postgres")
     made = Database(url)
     await made.upgrade()
+    await make_acme(made)
     yield made
     await made.downgrade("base")
     await made.close()
+
+
+async def make_acme(database: Database) -> None:
+    async with database.write() as connection:
+        made = "INSERT INTO tenants (id, name, created_at) VALUES ('acme', 'Acme', CURRENT_TIMESTAMP)"
+        await connection.execute(sa.text(made))
 
 
 @pytest.fixture
@@ -112,6 +119,20 @@ async def test_what_is_kept_is_sealed_shown_to_its_own_and_erased(database: Data
     assert await acts(database) == ["privacy.set", "privacy.export", "privacy.erase", "privacy.export"]
     async with database.read() as connection:
         assert "zora" not in str((await connection.execute(sa.text("SELECT * FROM audit_log"))).all())
+
+
+async def test_a_tenant_that_is_not_there_is_told_with_the_next_step(database: Database, clock: HeldClock) -> None:
+    service = privacy(database, clock, key("k1")).service
+    for asked in (
+        service.set(LOCAL_OPERATOR, Wish("acne", keep=True, days=30, redact=False)),
+        service.export(LOCAL_OPERATOR, "acne", "zora"),
+        service.erase(LOCAL_OPERATOR, "acne", "zora"),
+    ):
+        with pytest.raises(NotFound, match="There is no tenant 'acne'") as caught:
+            await asked
+        assert "ramsey tenants create acne" in (caught.value.hint or "")
+    assert await acts(database) == []
+    assert await service.wishes(LOCAL_OPERATOR) == []
 
 
 async def test_export_goes_on_page_by_page(database: Database, clock: HeldClock) -> None:
@@ -194,6 +215,7 @@ async def test_a_row_that_was_moved_or_changed_does_not_open(database: Database,
 async def test_a_database_that_is_away_loses_nothing_until_too_much_waits(clock: HeldClock, tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/ramsey.db")
     await database.upgrade()
+    await make_acme(database)
     room = privacy(database, clock, key("k1"))
     await room.service.set(LOCAL_OPERATOR, Wish("acme", keep=True, days=30, redact=False))
     here, gone = tmp_path / "ramsey.db", tmp_path / "away.db"
