@@ -21,7 +21,7 @@ from deployment.gateway.exchange import CANCELLED
 from deployment.gateway.listener.headers import CSP, NO_PAGE, Header
 from deployment.gateway.listener.proxies import TrustedProxies
 from deployment.gateway.startup import told_plainly
-from deployment.telemetry import Metrics, RequestRecord
+from deployment.telemetry import Metrics, RequestRecord, info_line
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
 _QUIET = frozenset({"/health/live", "/health/ready", "/health", "/metrics"})  # probes would drown the log
@@ -48,6 +48,7 @@ class Envelope:
         self._app, self._metrics, self._pages = app, metrics, pages or {}
         self._headers = tuple(headers)
         self._refused = refused
+        self._line: Callable[[dict[str, Any]], None] | None = None  # once logging is set up
         self._proxies = proxies if proxies else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,7 +98,9 @@ class Envelope:
             record.endpoint = route.path
         self._metrics.observe(record, duration_ms)
         if record.endpoint not in _QUIET or record.status >= 500:
-            _log.info("request", **record.as_log(duration_ms))
+            if self._line is None:
+                self._line = info_line("request", "request")
+            self._line(record.as_log(duration_ms))
 
 
 def _request_id(scope: Scope) -> str:
