@@ -259,6 +259,7 @@ class ChatEncoder:
     def __init__(self, reply: Reply, *, include_usage: bool) -> None:
         self._reply, self._include_usage = reply, include_usage
         self._tool_calls = 0
+        self._plain: bytes | None = None  # what comes before the delta of a chunk of text
         self._frame: dict[str, Any] = {
             "id": "chatcmpl-" + unique_id(),
             "object": "chat.completion.chunk",
@@ -283,7 +284,9 @@ class ChatEncoder:
             self._tool_calls += len(delta.tool_calls)
         if not piece and not delta.logprobs:
             return b""
-        return self._chunk(piece, None, delta.logprobs)
+        if delta.logprobs:
+            return self._chunk(piece, None, delta.logprobs)
+        return self._plain_chunk(piece)
 
     def end(self, done: Done, times: Times) -> bytes:
         """The chunk with the finish reason, the one with the usage where it was asked for, and [DONE]."""
@@ -314,6 +317,12 @@ class ChatEncoder:
         return orjson.dumps(
             self._frame | {"object": "chat.completion", "choices": [choice], "usage": usage(whole.done)}
         )
+
+    def _plain_chunk(self, delta: dict[str, Any]) -> bytes:
+        """As `_chunk`, written around the delta: nearly every chunk of a stream is such a one."""
+        if self._plain is None:
+            self._plain, _, self._rest = self._chunk({}, None, None).partition(b'"delta":{}')
+        return b'%s"delta":%s%s' % (self._plain, orjson.dumps(delta), self._rest)
 
     def _chunk(self, delta: dict[str, Any], finish: str | None, logprobs: list[dict[str, Any]] | None) -> bytes:
         choice: dict[str, Any] = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
