@@ -93,6 +93,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Services:
     traffic = room.traffic
     catalogue = CatalogueRoom(settings, database, pool, traffic, access.authenticator, clock)
     privacy = Privacy(settings.privacy, database, room.feedback_store, clock, metrics.registry)
+    room.feedback.was_erased = privacy.service.was_erased
     gateway = Gateway(
         settings, pool, answers, access.authenticator, access.limits, room, privacy.keeper, metrics, clock
     )

@@ -221,14 +221,16 @@ class Generation(Exchange):
         bypass_cache: bool,
         default_output: int,
         rollout: str | None,
+        subject: str,
         observed: Observed | None,
         kept: Kept | None,
     ) -> None:
-        """`rollout`: the one that its release was drawn in; `observed`: who measures it; `kept`: where it is kept."""
+        """`rollout`: the one that its release was drawn in; `subject`: whose request; `observed`: who measures it;
+        `kept`: where it is kept."""
         super().__init__(wire, record, dialect, headers)
         self._rollout, self._observed, self._kept = rollout, observed, kept
         self._call, self._encoder, self._bypass = call, encoder, bypass_cache
-        self._principal, self._default_output = principal, default_output
+        self._principal, self._subject, self._default_output = principal, subject, default_output
         self._pieces = 0
 
     async def _answer(self, send: Send) -> None:
@@ -239,7 +241,9 @@ class Generation(Exchange):
             if observed is not None:
                 observed.failed(error, record)
             raise
-        self._wire.recent.note(self._principal.tenant, record.request_id, self._call.release, self._rollout)
+        self._wire.recent.note(
+            self._principal.tenant, record.request_id, self._call.release, self._rollout, self._subject
+        )
         if observed is not None:
             observed.succeeded(record)
         if self._kept is not None:

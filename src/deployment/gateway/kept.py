@@ -16,6 +16,7 @@ class Kept:
 
     def __init__(self, keeper: Keeper, inference: Inference, tenant: str, subject: str) -> None:
         self._keeper, self._tenant, self._subject = keeper, tenant, subject
+        self._began = keeper.moment()
         body = inference.body
         self._content: dict[str, Any] = {
             name: body[name] for name in ("system", "prompt", "messages") if body.get(name)
@@ -39,5 +40,6 @@ class Kept:
             request_id=record.request_id,
             model=record.model or "",
             release=record.release or "",
+            began=self._began,
             content={**self._content, "answer": "".join(self._texts)[:_MOST_TEXT]},
         )

@@ -99,6 +99,7 @@ class Gateway:
         if self.settings.log.prompts:
             prompt = inference.prompt()
             record.prompt = redacted_all(prompt) if self.settings.privacy.redact_logs else prompt
+        subject = subject or inference.subject or principal.id
         headers = self._headers(record, served)
         if ignored:
             headers["x-ramsey-ignored"] = ", ".join(ignored)
@@ -113,15 +114,16 @@ class Gateway:
             default_output=bounds.max_tokens,
             bypass_cache=bypass,
             rollout=None if served.choice.pinned else served.split.rollout,
+            subject=subject,
             observed=self._observed(inference, call, served),
             kept=self._kept(inference, principal, subject),
         )
 
-    def _kept(self, inference: Inference, principal: Principal, subject: str | None) -> Kept | None:
+    def _kept(self, inference: Inference, principal: Principal, subject: str) -> Kept | None:
         """Where the tenant asked to keep its conversations."""
         if not self.keeper.wants(principal.tenant):
             return None
-        return Kept(self.keeper, inference, principal.tenant, subject or inference.subject or principal.id)
+        return Kept(self.keeper, inference, principal.tenant, subject)
 
     def _observed(self, inference: Inference, call: Call, served: Served) -> Observed | None:
         """Who looks at this request: the judge, or a shadow; mostly nobody."""

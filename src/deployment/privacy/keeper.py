@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter
 from deployment.clock import Clock
 from deployment.database import Database
 from deployment.errors import ConfigurationError, DatabaseUnavailable
-from deployment.privacy.model import Conversation, Wish
+from deployment.privacy.model import Conversation, Sealed, Wish
 from deployment.privacy.redaction import redacted_all
 from deployment.privacy.sealing import Sealer
 from deployment.privacy.store import PrivacyStore
@@ -26,6 +26,18 @@ _EXPIRE_S = 600.0
 _BATCH = 200
 _MOST_WAITING = 2000
 _MOST_BYTES = 32 << 20
+_ERASURES_KEPT = timedelta(days=30)
+"""Nothing waits that long to be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A conversation that is still to be written."""
+
+    said: Conversation
+    redact: bool
+    size: int
+    began: float
 
 
 class Keeper:
@@ -36,7 +48,7 @@ class Keeper:
     ) -> None:
         self._database, self._store, self._sealer, self._clock = database, store, sealer, clock
         self._wishes: Mapping[str, Wish] = {}
-        self._waiting: deque[tuple[int, Conversation, bool]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
         self._kept = Counter(
             "ramsey_conversations_kept", "Conversations that tenants asked to keep.", registry=registry
@@ -56,9 +68,20 @@ class Keeper:
         return wish is not None and wish.keep
 
     def note(
-        self, *, tenant: str, subject: str, request_id: str, model: str, release: str, content: dict[str, Any]
+        self,
+        *,
+        tenant: str,
+        subject: str,
+        request_id: str,
+        model: str,
+        release: str,
+        content: dict[str, Any],
+        began: float | None = None,
     ) -> None:
-        """Keep a conversation soon. Where too much waits, the oldest is lost, and counted."""
+        """Keep a conversation soon, that was asked at `began` (`moment`) or now.
+
+        Where too much waits, the oldest is lost, and counted.
+        """
         wish = self._wishes.get(tenant)
         if wish is None or not wish.keep:
             return
@@ -75,10 +98,10 @@ class Keeper:
             content,
         )
         size = _size(content)
-        self._waiting.append((size, one, wish.redact))
+        self._waiting.append(_Waiting(one, wish.redact, size, self.moment() if began is None else began))
         self._bytes += size
         while len(self._waiting) > _MOST_WAITING or self._bytes > _MOST_BYTES:
-            self._bytes -= self._waiting.popleft()[0]
+            self._bytes -= self._waiting.popleft().size
             self._lost.inc()
 
     async def refresh(self) -> None:
@@ -91,22 +114,40 @@ class Keeper:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
             try:
-                rows = await asyncio.to_thread(self._sealed, batch)
-                async with self._database.write() as connection:
-                    await self._store.add(connection, rows)
+                kept = await self._write(batch, await asyncio.to_thread(self._sealed, batch))
             except BaseException:
                 self._waiting.extendleft(reversed(batch))
                 raise
-            self._bytes -= sum(size for size, _, _ in batch)
-            self._kept.inc(len(batch))
+            self._bytes -= sum(one.size for one in batch)
+            self._kept.inc(kept)
 
-    def _sealed(self, batch: list[tuple[int, Conversation, bool]]) -> list[Any]:
-        return [self._sealer.seal(_redacted(one) if redact else one) for _, one, redact in batch]
+    async def _write(self, batch: Sequence["_Waiting"], rows: Sequence[Sealed]) -> int:
+        """All but what was asked before its person was erased; how many."""
+        async with self._database.write() as connection:
+            await self._store.begin_to_write(connection)
+            erased = await self._store.erased(connection, {row.subject_tag for row in rows})
+            if erased:
+                # In the database's time, which gateways share: so long ago by our own clock, which only has to go on.
+                now = await self._store.now(connection, self._clock)
+                ages = [timedelta(seconds=self.moment() - one.began) for one in batch]
+                rows = [row for row, age in zip(rows, ages, strict=True) if not _covers(erased, row, now - age)]
+            if rows:
+                await self._store.add(connection, rows)
+        return len(rows)
+
+    def moment(self) -> float:
+        """Now, for `note`."""
+        return self._clock.monotonic()
+
+    def _sealed(self, batch: Sequence["_Waiting"]) -> list[Sealed]:
+        return [self._sealer.seal(_redacted(one.said) if one.redact else one.said) for one in batch]
 
     async def expire(self) -> None:
         """Delete what was kept long enough. Raises DatabaseUnavailable."""
+        now = self._clock.now()
         async with self._database.write() as connection:
-            gone = await self._store.expire(connection, self._clock.now())
+            gone = await self._store.expire(connection, now)
+            await self._store.forget_erasures(connection, now - _ERASURES_KEPT)
         if gone:
             self._log.info("conversations_expired", count=gone)
 
@@ -142,6 +183,11 @@ class Keeper:
             self.problem = f"Conversations wait to be kept: {error.message}"
         else:
             self.problem = None
+
+
+def _covers(erased: Mapping[str, datetime], row: Sealed, asked: datetime) -> bool:
+    at = erased.get(row.subject_tag)
+    return at is not None and asked <= at
 
 
 def _redacted(one: Conversation) -> Conversation:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from deployment.access import Act, Permission, Principal, record_acts, require_tenant
 from deployment.clock import Clock
 from deployment.database import Database
-from deployment.errors import Conflict, InvalidRequest, NotFound
+from deployment.errors import ConfigurationError, Conflict, InvalidRequest, NotFound
 from deployment.privacy.model import Conversation, Erased, Wish
 from deployment.privacy.sealing import Sealer
 from deployment.privacy.store import PrivacyStore
@@ -21,8 +21,8 @@ _PAGE = 200
 class Votes(Protocol):
     """Votes on answers, which may hold comments."""
 
-    async def erase(self, connection: AsyncConnection, tenant: str, request_ids: list[str], given_by: str) -> int:
-        """Delete those on these answers, and those that a caller gave; returns how many."""
+    async def erase(self, connection: AsyncConnection, tenant: str, request_ids: list[str], subject: str) -> int:
+        """Delete those on these answers, on other answers to this person, and those it gave; returns how many."""
         ...
 
 
@@ -94,21 +94,36 @@ class PrivacyService:
         return [self._sealer.open(row) for row in page], more
 
     async def erase(self, actor: Principal, tenant: str, subject: str) -> Erased:
-        """Delete every conversation of one person, and the votes on them; all of it or nothing. It is recorded.
+        """Delete every conversation of a person, and the votes on their answers; all of it or nothing. It is recorded.
 
-        The record names the person by a keyed hash only.
+        What another gateway has answered and not written yet is never written. The record names the person by a
+        keyed hash only.
         """
         _check(actor, tenant)
         tags = self._tags(tenant, subject)
         await self._written()
         async with self._database.write() as connection:
+            await self._store.begin_to_erase(connection)
             await require_tenant(connection, tenant)
+            now = await self._store.now(connection, self._clock)
+            await self._store.note_erased(connection, tenant, tags, now)
             requests = await self._store.erase(connection, tenant, tags)
             votes = await self._votes.erase(connection, tenant, requests, subject)
             erased = Erased(len(requests), votes)
             detail = {"tenant": tenant} | asdict(erased)
             await record_acts(connection, [Act(self._clock.now(), actor, "privacy.erase", tags[0][:16], detail)])
         return erased
+
+    async def was_erased(self, connection: AsyncConnection, tenant: str, subject: str, said_at: datetime) -> bool:
+        """Whether what was said of a person then must not be written any more. Called first in the transaction that
+        would write it: it waits for erasures under way."""
+        await self._store.begin_to_write(connection)
+        try:
+            tags = self._sealer.tags(tenant, subject[:256])
+        except ConfigurationError:  # with a key that is none nobody is erased
+            return False
+        erased = (await self._store.erased(connection, tags)) if tags else {}
+        return any(said_at <= at for at in erased.values())
 
     async def rotate(self, actor: Principal) -> int:
         """Seal everything with the first key that another sealed; returns how many. Then the old keys may go."""

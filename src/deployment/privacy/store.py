@@ -1,12 +1,13 @@
 """Wishes of tenants, and sealed conversations: the only SQL for their tables."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from deployment.clock import Clock
 from deployment.database import Moment, metadata
 from deployment.privacy.model import Sealed, Wish
 
@@ -36,6 +37,16 @@ _conversations = sa.Table(
 )
 
 
+_erasures = sa.Table(
+    "privacy_erasures",
+    metadata,
+    sa.Column("tenant", sa.String(64), primary_key=True),
+    sa.Column("subject_tag", sa.String(64), primary_key=True),
+    sa.Column("erased_at", Moment, nullable=False),
+)
+_ERASURE_LOCK = 0x52414D4552  # "RAMER": none writes of people while one is erased
+
+
 class PrivacyStore:
     """All of it inside the caller's transaction."""
 
@@ -47,6 +58,39 @@ class PrivacyStore:
         """Replace what a tenant asked for."""
         await connection.execute(sa.delete(_wishes).where(_wishes.c.tenant == wish.tenant))
         await connection.execute(_wishes.insert().values(asdict(wish)))
+
+    async def begin_to_write(self, connection: AsyncConnection) -> None:
+        """Wait for erasures under way: whom they erase is seen then. Called first, before any other lock is taken."""
+        if connection.dialect.name == "postgresql":  # SQLite has one writer at a time
+            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(_ERASURE_LOCK)))
+
+    async def begin_to_erase(self, connection: AsyncConnection) -> None:
+        """Wait for all who write of people, and let none begin. Called first, before any other lock is taken."""
+        if connection.dialect.name == "postgresql":
+            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ERASURE_LOCK)))
+
+    async def now(self, connection: AsyncConnection, clock: Clock) -> datetime:
+        """One time for all gateways: the database's, or that of the machine that its file is on."""
+        if connection.dialect.name == "postgresql":
+            at: datetime = (await connection.execute(sa.select(sa.func.clock_timestamp()))).scalar_one()
+            return at
+        return clock.now()
+
+    async def note_erased(self, connection: AsyncConnection, tenant: str, tags: Sequence[str], at: datetime) -> None:
+        """What was said before is not to be written any more."""
+        theirs = sa.and_(_erasures.c.tenant == tenant, _erasures.c.subject_tag.in_(list(tags)))
+        await connection.execute(sa.delete(_erasures).where(theirs))
+        rows = [{"tenant": tenant, "subject_tag": tag, "erased_at": at} for tag in tags]
+        await connection.execute(_erasures.insert(), rows)
+
+    async def erased(self, connection: AsyncConnection, tags: Collection[str]) -> dict[str, datetime]:
+        """Who of these was erased, and when last."""
+        query = sa.select(_erasures.c.subject_tag, _erasures.c.erased_at).where(_erasures.c.subject_tag.in_(list(tags)))
+        return {row.subject_tag: row.erased_at for row in await connection.execute(query)}
+
+    async def forget_erasures(self, connection: AsyncConnection, before: datetime) -> None:
+        """Of so long ago that nobody can still be about to write."""
+        await connection.execute(sa.delete(_erasures).where(_erasures.c.erased_at < before))
 
     async def add(self, connection: AsyncConnection, rows: Sequence[Sealed]) -> None:
         """Keep conversations."""

@@ -101,3 +101,20 @@ async def test_what_was_erased_is_gone_also_where_it_waited() -> None:
             await answer.read()
         assert (await services.privacy.service.erase(LOCAL_OPERATOR, "default", "ada")).conversations == 5
         assert await exported(services, "ada") == []
+
+
+async def test_a_vote_on_an_answer_that_nobody_keeps_is_erased_with_its_person() -> None:
+    async with (
+        FakeNode() as node,
+        serving(node.url, privacy={"keys": [KEY]}) as (url, services),
+        aiohttp.ClientSession() as http,
+    ):
+        for subject in ("ada", "bob"):
+            headers = {"X-Ramsey-Subject": subject}
+            async with http.post(f"{url}/generate", json={"prompt": "Q?"}, headers=headers) as answer:
+                vote = {"request_id": answer.headers["x-request-id"], "score": "down", "comment": f"{subject} says no"}
+            async with http.post(f"{url}/feedback", json=vote) as given:
+                assert given.status == 201
+        erased = await services.privacy.service.erase(LOCAL_OPERATOR, "default", "ada")
+        assert (erased.conversations, erased.votes) == (0, 1)
+        assert (await services.privacy.service.erase(LOCAL_OPERATOR, "default", "bob")).votes == 1

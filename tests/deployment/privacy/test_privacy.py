@@ -1,10 +1,11 @@
 """Keeping, showing and erasing conversations, on both databases."""
 
+import asyncio
 import base64
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from tests.support.held_clock import HeldClock
 from tests.support.postgres_server import postgres_server
 
 from deployment.access import LOCAL_OPERATOR, Permission, Principal
+from deployment.clock import SystemClock
 from deployment.database import Database
 from deployment.errors import ConfigurationError, Conflict, Forbidden, NotFound
 from deployment.privacy import Privacy
 from deployment.privacy.model import Sealed, Wish
 from deployment.privacy.sealing import Sealer, Unsealable
 from deployment.privacy.store import PrivacyStore
-from deployment.releases import FeedbackStore
+from deployment.releases import FeedbackStore, RecentAnswers
+from deployment.releases.traffic import GatewayStore, Vote
+from deployment.releases.traffic.feedback import FeedbackService
 from deployment.settings import PrivacyKey, PrivacySettings
 
 SECRET = "my number is +49 30 1234567"
@@ -240,3 +244,93 @@ def test_a_principal_without_permission_cannot(clock: HeldClock) -> None:
     viewer = Principal("v", "v", "acme", frozenset(), frozenset(), None)
     with pytest.raises(Forbidden):
         viewer.require(Permission.PRIVACY_READ)
+
+
+async def test_what_another_gateway_writes_after_an_erasure_stays_away(database: Database, clock: HeldClock) -> None:
+    one = key("k1")
+    here, there = privacy(database, clock, one), privacy(database, clock, one)
+    await here.service.set(LOCAL_OPERATOR, Wish("acme", keep=True, days=30, redact=False))
+    await there.keeper.refresh()
+    note(there)  # asked before, and not written yet
+    note(there, subject="bob")
+    began = there.keeper.moment()
+    clock.advance(3600)
+    assert (await here.service.erase(ACME, "acme", "zora")).conversations == 0
+    clock.advance(3600)  # its database was away for long
+    there.keeper.note(
+        tenant="acme", subject="zora", request_id="r", model="m", release="m:v1", content={"prompt": "?"}, began=began
+    )
+    note(there, text="again")  # asked after it, and kept
+    await there.keeper.flush()
+    page, _ = await here.service.export(ACME, "acme", "zora")
+    assert [one.content["prompt"] for one in page] == ["again"]
+    assert len((await here.service.export(ACME, "acme", "bob"))[0]) == 1
+    assert (await here.service.erase(ACME, "acme", "zora")).conversations == 1
+    assert len(await stored(database)) == 1
+
+
+async def test_who_writes_while_another_erases_leaves_nothing(database: Database) -> None:
+    one, real = key("k1"), SystemClock()
+    rooms = [Privacy(PrivacySettings(keys=(one,)), database, FeedbackStore(), real, CollectorRegistry()) for _ in "ab"]
+    await rooms[0].service.set(LOCAL_OPERATOR, Wish("acme", keep=True, days=30, redact=False))
+    await rooms[1].keeper.refresh()
+    for turn in range(25):
+        note(rooms[1], subject=f"s{turn}")
+        writes = asyncio.create_task(rooms[1].keeper.flush())
+        for _ in range(turn):
+            await asyncio.sleep(0)
+        await asyncio.gather(writes, rooms[0].service.erase(ACME, "acme", f"s{turn}"))
+        assert await stored(database) == [], turn
+
+
+async def test_erasures_are_forgotten_once_nobody_can_write_any_more(database: Database, clock: HeldClock) -> None:
+    room = privacy(database, clock, key("k1"), key("k2"))
+    await room.service.erase(ACME, "acme", "zora")
+
+    async def remembered() -> int:
+        async with database.read() as connection:
+            return int((await connection.execute(sa.text("SELECT count(*) FROM privacy_erasures"))).scalar_one())
+
+    assert await remembered() == 2
+    await room.keeper.expire()
+    assert await remembered() == 2
+    clock.advance(timedelta(days=31).total_seconds() + (datetime.now(UTC) - clock.now()).total_seconds())
+    await room.keeper.expire()
+    assert await remembered() == 0
+
+
+async def votes_of(database: Database) -> list[str]:
+    async with database.read() as connection:
+        both = "SELECT request_id FROM feedback UNION SELECT request_id FROM feedback_pending"
+        votes = await connection.execute(sa.text(both))
+        return sorted(votes.scalars())
+
+
+async def test_votes_on_answers_that_are_not_kept_are_erased_too(database: Database, clock: HeldClock) -> None:
+    room, recent, store = privacy(database, clock, key("k1")), RecentAnswers(100), FeedbackStore()
+    voting = FeedbackService(database, store, GatewayStore(clock), recent, clock)
+    voting.was_erased = room.service.was_erased
+    for request, subject in (("r1", "zora"), ("r2", "bob"), ("r3", "zora")):
+        recent.note("acme", request, "m:v1", None, subject)
+    await voting.give(ACME, "r1", 0.0, "I, Zora, say no")
+    await voting.give(ACME, "r2", 1.0)
+    async with database.write() as connection:  # given at another gateway, which does not know whose it is
+        await store.add_pending(connection, Vote("acme", "r3", 0.0, "Zora again", "k", clock.now()), 10)
+    assert (await room.service.erase(ACME, "acme", "zora")).votes == 1
+    await voting.take_pending()
+    assert await votes_of(database) == ["r2"]
+
+
+async def test_votes_while_another_erases_leave_nothing(database: Database) -> None:
+    real, store = SystemClock(), FeedbackStore()
+    room = Privacy(PrivacySettings(keys=(key("k1"),)), database, store, real, CollectorRegistry())
+    recent = RecentAnswers(100)
+    voting = FeedbackService(database, store, GatewayStore(real), recent, real)
+    voting.was_erased = room.service.was_erased
+    for turn in range(15):
+        recent.note("acme", f"r{turn}", "m:v1", None, f"s{turn}")
+        vote = asyncio.create_task(voting.give(ACME, f"r{turn}", 1.0))
+        for _ in range(turn):
+            await asyncio.sleep(0)
+        await asyncio.gather(vote, room.service.erase(ACME, "acme", f"s{turn}"), return_exceptions=True)
+        assert await votes_of(database) == [], turn

@@ -6,7 +6,7 @@ from deployment.releases.traffic.model import SETTINGS, Pin, PinKind, Shadow, Sh
 from deployment.releases.traffic.outcome import Outcome, OutcomeBatch, ShadowSample
 from deployment.releases.traffic.outcome_store import OutcomeStore
 from deployment.releases.traffic.outcomes import Recorder, Watch, is_failure
-from deployment.releases.traffic.recent import RecentAnswers
+from deployment.releases.traffic.recent import Answered, RecentAnswers
 from deployment.releases.traffic.room import TrafficRoom
 from deployment.releases.traffic.service import TrafficService
 from deployment.releases.traffic.shadow import MainAnswer, Shadows
@@ -17,6 +17,7 @@ from deployment.releases.traffic.table import Traffic
 __all__ = [
     "PIN_HEADER",
     "SETTINGS",
+    "Answered",
     "Caller",
     "Choice",
     "Feedback",

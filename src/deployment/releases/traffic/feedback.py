@@ -1,10 +1,12 @@
 """Callers' votes on answers: once for each, and only on one's own tenant's."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deployment.access import Principal
 from deployment.clock import Clock
@@ -31,6 +33,10 @@ class Given:
     release: str | None
 
 
+WasErased = Callable[[AsyncConnection, str, str, datetime], Awaitable[bool]]
+"""Of tenant, subject and time, in the transaction that would write."""
+
+
 class FeedbackService:
     """A gateway knows the answers that it gave itself. A vote on another one is left in the database, where the
     gateway that answered finds it."""
@@ -40,6 +46,8 @@ class FeedbackService:
     ) -> None:
         self._database, self._store, self._gateways = database, store, gateways
         self._recent, self._clock = recent, clock
+        self.was_erased: WasErased = _nobody_was
+        """Whether a vote of then on a person's answer must not be written any more; who keeps people says it."""
 
     async def give(
         self, caller: Principal, request_id: str, score: float, comment: str = "", release: str | None = None
@@ -52,7 +60,9 @@ class FeedbackService:
             if answered is not None:
                 if release not in {None, answered.release}:
                     raise Conflict(f"The request {request_id} was answered by {answered.release}.")
-                if not await self._store.add(connection, vote, answered.release, answered.rollout):
+                if await self.was_erased(connection, caller.tenant, answered.subject, vote.given_at):
+                    raise _unknown(request_id)
+                if not await self._store.add(connection, vote, answered):
                     raise Conflict(f"The request {request_id} has its vote already.")
                 return Given("recorded", answered.release)
             if len(await self._gateways.alive(connection)) < 2:
@@ -75,9 +85,12 @@ class FeedbackService:
 
     async def _settle(self, vote: Vote, answered: Answered | None) -> None:
         async with self._database.write() as connection:
+            # Clocks of two gateways differ: who was erased just before the vote was, may be, after it.
+            given = vote.given_at - _WAIT
+            gone = answered is not None and await self.was_erased(connection, vote.tenant, answered.subject, given)
             first = await self._store.drop_pending(connection, vote)
-            if first and answered is not None and vote.release in {None, answered.release}:
-                await self._store.add(connection, vote, answered.release, answered.rollout)
+            if first and not gone and answered is not None and vote.release in {None, answered.release}:
+                await self._store.add(connection, vote, answered)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -95,6 +108,10 @@ class FeedbackService:
             with suppress(DatabaseUnavailable, TimeoutError):
                 async with asyncio.timeout(_LIMIT_S):
                     await self.take_pending()
+
+
+async def _nobody_was(_connection: AsyncConnection, _tenant: str, _subject: str, _at: datetime) -> bool:
+    return False
 
 
 def _unknown(request_id: str) -> NotFound:

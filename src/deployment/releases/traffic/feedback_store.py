@@ -1,13 +1,15 @@
 """Callers' votes on answers. The only SQL for their tables."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deployment.database import Moment, metadata
+from deployment.releases.traffic.recent import Answered
 
 _ORDER_LOCK = 0x52414D4645  # "RAMFE": rows appear in the order of their numbers
 _feedback = sa.Table(
@@ -22,6 +24,7 @@ _feedback = sa.Table(
     sa.Column("comment", sa.Text, nullable=False),
     sa.Column("given_by", sa.String(200), nullable=False),
     sa.Column("given_at", Moment, nullable=False),
+    sa.Column("subject_hash", sa.String(64), nullable=True, index=True),
     sa.UniqueConstraint("tenant", "request_id", name="uq_feedback_tenant"),
     sqlite_autoincrement=True,  # a number is never used twice
 )
@@ -69,10 +72,13 @@ class Feedback:
     given_at: datetime
 
 
+_SHOWN = [field.name for field in fields(Feedback)]
+
+
 class FeedbackStore:
     """Works inside the caller's transaction."""
 
-    async def add(self, connection: AsyncConnection, vote: Vote, release: str, rollout: str | None) -> bool:
+    async def add(self, connection: AsyncConnection, vote: Vote, answered: Answered) -> bool:
         """Write a vote down; False, and nothing written, when the answer has one already."""
         if connection.dialect.name == "postgresql":
             await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ORDER_LOCK)))
@@ -82,12 +88,13 @@ class FeedbackStore:
             _feedback.insert().values(
                 tenant=vote.tenant,
                 request_id=vote.request_id,
-                release=release,
-                rollout=rollout,
+                release=answered.release,
+                rollout=answered.rollout,
                 score=vote.score,
                 comment=vote.comment,
                 given_by=vote.given_by,
                 given_at=vote.given_at,
+                subject_hash=_subject_hash(vote.tenant, answered.subject),
             )
         )
         return True
@@ -130,13 +137,14 @@ class FeedbackStore:
         """The next votes on answers that were drawn in a rollout, after a number, in order."""
         query = sa.select(_feedback).where(_feedback.c.rollout == rollout, _feedback.c.seq > seq)
         rows = await connection.execute(query.order_by(_feedback.c.seq).limit(limit))
-        return [Feedback(**row) for row in rows.mappings()]
+        return [Feedback(**{name: row[name] for name in _SHOWN}) for row in rows.mappings()]
 
-    async def erase(self, connection: AsyncConnection, tenant: str, request_ids: Sequence[str], given_by: str) -> int:
-        """Delete the votes on these answers, and those that a caller gave; returns how many."""
+    async def erase(self, connection: AsyncConnection, tenant: str, request_ids: Sequence[str], subject: str) -> int:
+        """Delete the votes on these answers, on other answers to this person, and those it gave; returns how many."""
         gone = 0
-        for table in (_feedback, _pending):
-            theirs = sa.or_(table.c.request_id.in_(list(request_ids)), table.c.given_by == given_by)
+        on_others = _feedback.c.subject_hash == _subject_hash(tenant, subject)
+        for table, more in ((_feedback, [on_others]), (_pending, [])):
+            theirs = sa.or_(table.c.request_id.in_(list(request_ids)), table.c.given_by == subject, *more)
             gone += (await connection.execute(sa.delete(table).where(table.c.tenant == tenant, theirs))).rowcount
         return gone
 
@@ -144,3 +152,8 @@ class FeedbackStore:
     async def _there(connection: AsyncConnection, table: sa.Table, vote: Vote) -> bool:
         query = sa.select(table.c.tenant).where(table.c.tenant == vote.tenant, table.c.request_id == vote.request_id)
         return (await connection.execute(query)).first() is not None
+
+
+def _subject_hash(tenant: str, subject: str) -> str:
+    """Finds a person's votes, and says nobody's name. Without a key: keys change, and votes stay."""
+    return hashlib.sha256(f"ramsey vote\0{tenant}\0{subject[:256]}".encode()).hexdigest()

@@ -9,6 +9,8 @@ class Answered(NamedTuple):
     release: str
     rollout: str | None
     """The rollout that it was drawn in; None outside one, and for pinned requests."""
+    subject: str
+    """Whose request it was."""
 
 
 class RecentAnswers:
@@ -20,15 +22,15 @@ class RecentAnswers:
         # By hashes of tenant and request, in half the memory: 64 bits that nobody outside can foresee.
         self._new: dict[int, Answered] = {}
         self._old: dict[int, Answered] = {}
-        self._known: dict[tuple[str, str | None], Answered] = {}
+        self._known: dict[tuple[str, str | None, str], Answered] = {}
 
-    def note(self, tenant: str, request_id: str, release: str, rollout: str | None) -> None:
+    def note(self, tenant: str, request_id: str, release: str, rollout: str | None, subject: str) -> None:
         """An answer was given."""
-        answered = self._known.get((release, rollout))
+        answered = self._known.get((release, rollout, subject))
         if answered is None:
             if len(self._known) > 1000:
                 self._known.clear()
-            answered = self._known[release, rollout] = Answered(release, rollout)
+            answered = self._known[release, rollout, subject] = Answered(release, rollout, subject)
         self._new[hash((tenant, request_id))] = answered
         if len(self._new) >= self._entries:
             self._old, self._new = self._new, {}

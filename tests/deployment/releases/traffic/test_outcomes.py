@@ -19,6 +19,7 @@ from deployment.errors import (
     RateLimited,
 )
 from deployment.releases.traffic import (
+    Answered,
     Choice,
     OutcomeStore,
     RecentAnswers,
@@ -145,9 +146,9 @@ async def test_while_the_database_is_away_memory_is_bounded_and_the_gap_is_told(
 def test_the_last_answers_are_remembered_each_for_its_tenant() -> None:
     recent = RecentAnswers(100)
     for n in range(250):
-        recent.note("acme", f"r{n}", NEW, "r1" if n % 2 else None)
-    assert recent.find("acme", "r249") == (NEW, "r1")
-    assert recent.find("acme", "r150") == (NEW, None)
+        recent.note("acme", f"r{n}", NEW, "r1" if n % 2 else None, "ada")
+    assert recent.find("acme", "r249") == Answered(NEW, "r1", "ada")
+    assert recent.find("acme", "r150") == Answered(NEW, None, "ada")
     assert recent.find("acme", "r0") is None
     assert recent.find("other", "r249") is None
     assert len(recent._new) + len(recent._old) <= 200

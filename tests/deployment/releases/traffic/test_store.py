@@ -9,6 +9,7 @@ from deployment.clock import SystemClock
 from deployment.database import Database
 from deployment.errors import Conflict, InvalidRequest
 from deployment.releases.traffic import (
+    Answered,
     FeedbackStore,
     GatewayStore,
     Outcome,
@@ -136,10 +137,10 @@ async def test_outcomes_are_read_once_in_order_and_numbers_are_never_used_again(
 async def test_an_answer_gets_one_vote(database: Database) -> None:
     store, vote = FeedbackStore(), Vote("acme", "req-1", 1.0, "good", "k1", NOW)
     async with database.write() as connection:
-        assert await store.add(connection, vote, NEW, "r1")
-        assert not await store.add(connection, replace(vote, score=0.0), NEW, "r1")
+        assert await store.add(connection, vote, Answered(NEW, "r1", "ada"))
+        assert not await store.add(connection, replace(vote, score=0.0), Answered(NEW, "r1", "ada"))
         assert not await store.add_pending(connection, vote, 5)
-        assert await store.add(connection, replace(vote, tenant="other"), OLD, None)
+        assert await store.add(connection, replace(vote, tenant="other"), Answered(OLD, None, "ada"))
         found = await store.after(connection, "r1", 0)
         assert [(each.tenant, each.release, each.score) for each in found] == [("acme", NEW, 1.0)]
         assert await store.after(connection, "r1", found[0].seq) == []
