@@ -63,6 +63,8 @@ class Browser(AbstractAsyncContextManager["Browser"]):
         hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page.text))
         url = page.url.join(html.unescape(action[1]))
         origin = f"{page.url.scheme}://{page.url.netloc.decode()}"
+        if page.headers.get("referrer-policy") == "no-referrer" and '<meta name="referrer"' not in page.text:
+            origin = "null"  # as browsers do, to tell nothing
         headers = {"accept": "text/html,*/*;q=0.8", "origin": origin, "sec-fetch-site": "same-origin"}
         return await self.http.post(url, data=hidden | fields, headers=headers)
 

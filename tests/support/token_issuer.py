@@ -1,6 +1,7 @@
-"""An issuer of tokens that publishes its keys over HTTP, and signs whatever a test wants signed."""
+"""An issuer of tokens that publishes its keys over HTTP, and signs and answers whatever a test wants."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,6 +23,14 @@ class TokenIssuer:
         self.down = False
         self.asked = 0
         self.paths: list[str] = []
+        self.tells: dict[str, Any] = {}
+        """What its discovery says besides, or None for what it shall not say."""
+        self.forms: list[dict[str, str]] = []
+        """What its token endpoint was asked."""
+        self.token_reply: Callable[[], web.Response] = lambda: web.Response(status=503)
+        self.userinfo: dict[str, Any] | None = None
+        self.wait: asyncio.Event | None = None
+        """What its token endpoint waits for before it answers."""
         self.add("rsa", RSAKey.generate_key(2048))
 
     def add(self, key_id: str, key: Key) -> None:
@@ -64,7 +73,9 @@ async def token_issuer() -> AsyncIterator[TokenIssuer]:
         issuer.asked += 1
         if issuer.down:
             return web.Response(status=503)
-        return web.json_response({"issuer": issuer.says_it_is, "jwks_uri": f"{issuer.url}/keys"})
+        named = {f"{name}_endpoint": f"{issuer.url}/{name}" for name in ("authorization", "token", "userinfo")}
+        told = {"issuer": issuer.says_it_is, "jwks_uri": f"{issuer.url}/keys", **named, **issuer.tells}
+        return web.json_response({name: value for name, value in told.items() if value is not None})
 
     async def keys(_request: web.Request) -> web.Response:
         return web.json_response({"keys": issuer.published})
@@ -74,7 +85,18 @@ async def token_issuer() -> AsyncIterator[TokenIssuer]:
         issuer.paths.append(request.path)
         return await handler(request)
 
+    async def token(request: web.Request) -> web.Response:
+        issuer.forms.append({name: str(value) for name, value in (await request.post()).items()})
+        if issuer.wait is not None:
+            await issuer.wait.wait()
+        return issuer.token_reply()
+
+    async def userinfo(_request: web.Request) -> web.Response:
+        return web.json_response(issuer.userinfo, status=200 if issuer.userinfo is not None else 401)
+
     app = web.Application(middlewares=[note])
+    app.router.add_post("/token", token)
+    app.router.add_get("/userinfo", userinfo)
     app.router.add_get("/.well-known/openid-configuration", discovery)
     app.router.add_get("/keys", keys)
     runner = web.AppRunner(app)

@@ -33,7 +33,10 @@ def principal_of(claims: Mapping[str, Any], provider: OidcProvider, directory: D
 def _tenant(claims: Mapping[str, Any], provider: OidcProvider, directory: Directory) -> str:
     tenant = provider.tenant if provider.tenant_claim is None else _claim(claims, provider.tenant_claim)
     if not isinstance(tenant, str) or not tenant:
-        raise Forbidden(f"The token names no tenant: its claim {provider.tenant_claim} is missing.")
+        raise Forbidden(
+            f"The token names no tenant: its claim {provider.tenant_claim} is missing.",
+            hint="An administrator of the provider can add it.",
+        )
     if tenant not in directory.tenants:
         raise Forbidden(f"There is no enabled tenant {printable(tenant)}.", hint="An administrator can create it.")
     return tenant

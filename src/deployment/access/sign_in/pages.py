@@ -65,7 +65,7 @@ def error_page(error: RamseyError, request_id: str, retry: bool) -> HTMLResponse
 def _buttons(providers: Iterable[str], next_path: str | None) -> str:
     links = []
     for name in providers:
-        query = urlencode({"provider": name} | ({"next": next_path} if next_path else {}), quote_via=quote)
+        query = urlencode({"provider": name} | ({"next": next_path} if next_path else {}), quote_via=quote, safe="/")
         links.append(f'<a class="button" href="/auth/login?{escape(query)}">Sign in with {escape(name)}</a>')
     return "".join(links)
 
@@ -87,6 +87,8 @@ def _page(title: str, body: str, status: int = 200, forms_to: Sequence[str] = ("
     html = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        # Without any referrer, browsers say `Origin: null` of our own form.
+        '<meta name="referrer" content="same-origin">'
         f"<title>{title} - Ramsey</title><style>{_STYLE}</style></head>"
         f"<body><main><h1>{title}</h1>{body}</main></body></html>"
     )

@@ -141,7 +141,8 @@ def _way_out(router: APIRouter, desk: Desk) -> None:
             answer = RedirectResponse(on_to or flow.url(HOME), 303, _NO_STORE)
         else:
             answer = JSONResponse({"signed_out": session is not None, "end_session_url": on_to}, headers=_NO_STORE)
-        browsers.cookies.take(answer, browsers.cookies.session)
+        if browsers.shown(request.scope):  # a foreign page's form comes without the cookie, and must not take it away
+            browsers.cookies.take(answer, browsers.cookies.session)
         return answer
 
 

@@ -147,6 +147,18 @@ async def test_a_key_beside_the_cookie_decides(issuer: str, serve: Serve) -> Non
         assert services.access.problems == []
 
 
+async def test_a_foreign_page_signs_nobody_out(issuer: str, serve: Serve) -> None:
+    """A browser sends a foreign form without the cookie, but takes the cookies of the answer."""
+    async with serve(client_of(issuer)) as (url, _), Browser(url) as browser, Browser(url) as as_by_a_foreign_form:
+        await browser.sign_in("alice")
+        headers = {"origin": "https://evil.example", "sec-fetch-site": "cross-site", "accept": "text/html"}
+        answer = await as_by_a_foreign_form.http.post("/auth/logout", headers=headers, follow_redirects=False)
+        assert "set-cookie" not in answer.headers
+        answer = await browser.http.post("/auth/logout", headers=headers, follow_redirects=False)
+        assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
+        assert (await browser.who())["signed_in"]
+
+
 async def test_a_program_signs_out_by_script(issuer: str, serve: Serve) -> None:
     async with serve(client_of(issuer)) as (url, _), Browser(url) as browser:
         await browser.sign_in("bob")
