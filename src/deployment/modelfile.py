@@ -75,7 +75,7 @@ def parse(text: str, *, source: str = "Modelfile") -> Modelfile:
         elif command == "message":
             role, content = _split(value, where, "MESSAGE needs a role and a text")
             if role not in _ROLES:
-                raise _error(where, f"a MESSAGE has no role {role!r}", f"use {', '.join(_ROLES)}")
+                raise _error(where, f"a MESSAGE has no role {role[:40]!r}", f"use {', '.join(_ROLES)}")
             messages.append(Message(role, content))
         elif command in several:
             several[command].append(_unquoted(value))
@@ -156,17 +156,27 @@ def _commands(text: str, source: str) -> Iterator[tuple[int, str, str]]:
         command = word.lower()
         where = f"{source}, line {number}"
         if command not in _COMMANDS:
-            near = difflib.get_close_matches(command, _COMMANDS, 1)
+            near = difflib.get_close_matches(command[:40], _COMMANDS, 1)
             mend = f"did you mean {near[0].upper()}?" if near else "put a # before it if it is a comment"
             raise _error(where, f"{word[:40]!r} is not a command", mend)
         if not value:
             raise _error(where, f"{word.upper()} has no value", 'give one, or "" for an empty text')
-        while _is_open(_argument(command, value)):
-            following = next(lines, None)
-            if following is None:
+        if (quote := _open_quote(_argument(command, value))) is not None:
+            rest = _until(quote, lines)
+            if rest is None:
                 raise _error(where, f"the quote of {word.upper()} is never closed", "end the text with it")
-            value += "\n" + following[1]
+            value = "\n".join([value, *rest])
         yield number, command, value
+
+
+def _until(quote: str, lines: Iterator[tuple[int, str]]) -> list[str] | None:
+    """The lines up to the one that ends with the quote; None where none does."""
+    taken = []
+    for _, line in lines:
+        taken.append(line)
+        if line.rstrip().endswith(quote):
+            return taken
+    return None
 
 
 def _argument(command: str, value: str) -> str:
@@ -184,12 +194,13 @@ def _split(value: str, where: str, what: str) -> tuple[str, str]:
     return parts[0].lower(), _unquoted(parts[1])
 
 
-def _is_open(value: str) -> bool:
+def _open_quote(value: str) -> str | None:
+    """The quote that a value begins with and does not end with; None where the value is whole."""
     value = value.strip()
     for quote in ('"""', '"'):
         if value.startswith(quote):
-            return len(value) < 2 * len(quote) or not value.endswith(quote)
-    return False
+            return quote if len(value) < 2 * len(quote) or not value.endswith(quote) else None
+    return None
 
 
 def _unquoted(value: str) -> str:
@@ -219,9 +230,9 @@ def _add_parameter(parameters: dict[str, Parameter], key: str, value: str, where
     if kind is None and key in _GONE.split():
         raise _error(where, f"Ollama no longer has the parameter {key}", "remove the line")
     if kind is None:
-        near = difflib.get_close_matches(key, PARAMETERS, 1)
+        near = difflib.get_close_matches(key[:40], PARAMETERS, 1)
         known = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(PARAMETERS))}"
-        raise _error(where, f"there is no parameter {key!r}", known)
+        raise _error(where, f"there is no parameter {key[:40]!r}", known)
     if kind is list:
         stops = parameters.setdefault(key, [])
         assert isinstance(stops, list)  # noqa: S101 - for the type checker

@@ -193,9 +193,12 @@ def end_of(raw: dict[str, Any]) -> tuple[Delta | None, Done]:
         delta = None
     else:
         raw = _without_text(raw)
+    reason = raw.get("done_reason") or "stop"
+    if type(reason) is not str:
+        raise EngineProtocolError("The engine sent a reason for the end that is not a string.")
     try:
         done = Done(
-            reason=raw.get("done_reason") or "stop",
+            reason=reason,
             prompt_tokens=int(raw.get("prompt_eval_count", 0)),
             completion_tokens=int(raw.get("eval_count", 0)),
             total_ms=raw.get("total_duration", 0) / 1e6,

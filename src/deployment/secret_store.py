@@ -148,7 +148,7 @@ class SecretStore:
             self._stamps[reference] = _stamp(reference)
             try:
                 return Path(where).read_text().rstrip("\r\n")
-            except (OSError, UnicodeDecodeError) as error:
+            except (OSError, ValueError) as error:  # ValueError: what no file is called, or no text
                 raise SecretUnreadableError(f"{getattr(error, 'strerror', None) or 'it is not text'}.") from None
         return reference
 
@@ -176,7 +176,7 @@ def _stamp(reference: str) -> tuple[int, ...]:
     """What changes when the file does; also when Kubernetes puts another one in its place."""
     try:
         told = Path(reference.removeprefix("file:")).stat()
-    except OSError:
+    except (OSError, ValueError):
         return ()
     return (told.st_mtime_ns, told.st_size, told.st_ino)
 

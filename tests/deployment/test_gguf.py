@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployment.errors import ConfigurationError
-from deployment.gguf import read_metadata
+from deployment.gguf import GgufHeader, read_metadata
+from deployment.releases.tokens import control_tokens
 
 MODEL = Path("models/ollama/ramsey-model-v1.1.gguf")
 
@@ -149,3 +150,49 @@ def test_a_model_cut_anywhere_is_refused(tmp_path_factory: pytest.TempPathFactor
     path.write_bytes(MODEL.read_bytes()[:cut])
     with pytest.raises(ConfigurationError):
         read_metadata(path)
+
+
+HEADER_BYTES = 64 * 1024
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, HEADER_BYTES), st.binary(min_size=1, max_size=9)), min_size=1, max_size=4))
+def test_a_model_with_other_bytes_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, bytes]]
+) -> None:
+    content = bytearray(MODEL.read_bytes())
+    for at, other in changes:
+        content[at : at + len(other)] = other
+    path = tmp_path_factory.mktemp("changed") / "model.gguf"
+    path.write_bytes(content)
+    try:
+        header = read_metadata(path, long_arrays=True)
+    except ConfigurationError:
+        return
+    _told(header)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=400), st.sampled_from([2, 3]), st.integers(0, 3), st.integers(0, 6))
+def test_any_bytes_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, rest: bytes, version: int, tensors: int, pairs: int
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "model.gguf"
+    architecture = text("general.architecture") + struct.pack("<I", 8) + text("llama")
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", version, tensors, pairs) + architecture + rest)
+    try:
+        _told(read_metadata(path, long_arrays=True))
+    except ConfigurationError as error:
+        assert "is no usable GGUF" in error.message  # noqa: PT017 - it may be refused or not
+
+
+def _told(header: GgufHeader) -> None:
+    """Everything that is read of a header."""
+    assert isinstance(header.architecture, str)
+    for value in (header.name, header.version, header.chat_template):
+        assert value is None or isinstance(value, str)
+    for number in (header.context_length, header.embedding_length):
+        assert number is None or isinstance(number, int)
+    assert header.parameter_count >= 0
+    assert header.file_type_name
+    control_tokens(header.metadata, header.chat_template)

@@ -204,6 +204,22 @@ def test_any_text_is_read_or_refused_with_reason(text: str) -> None:
         assert error.hint  # noqa: PT017 - it may be refused or not
 
 
+@pytest.mark.parametrize("command", ["SYSTEM", "MESSAGE user", "PARAMETER stop"])
+def test_a_text_of_a_million_lines_is_read_in_one_pass(command: str) -> None:
+    """Looking at the whole text again at each line would take many minutes."""
+    lines = "\n  a  " * 1_000_000
+    assert parse(f'FROM x\n{command} """{lines}"""')
+    with pytest.raises(ConfigurationError, match="never closed"):
+        parse(f'FROM x\n{command} """{lines}')
+
+
+@pytest.mark.parametrize("line", ["{} x", "PARAMETER {} 1", "MESSAGE {} x", "PARAMETER top_k {}"])
+def test_a_word_as_long_as_a_book_is_refused_in_a_line(line: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        parse("FROM x\n" + line.format("q" * 1_000_000))
+    assert len(refused.value.message) < 200
+
+
 @pytest.mark.parametrize("kind", ["fifo", "folder"])
 def test_what_is_no_file_is_refused_instead_of_waited_for(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "Modelfile"

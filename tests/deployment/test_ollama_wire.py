@@ -108,13 +108,33 @@ _json = st.recursive(
 )
 
 
+_FIELDS = [
+    "error",
+    "message",
+    "response",
+    "done",
+    "done_reason",
+    "logprobs",
+    "eval_count",
+    "total_duration",
+    "thinking",
+]
+
+
 @steady
 @example({"message": None, "response": "x", "done": True})
-@given(st.dictionaries(st.sampled_from(["error", "message", "response", "done", "logprobs", "eval_count"]), _json))
+@example({"response": "", "done": True, "done_reason": {"a": 1}})
+@example({"response": "", "done": True, "eval_count": 1e308, "total_duration": 2**63})
+@given(st.dictionaries(st.sampled_from(_FIELDS), _json | st.floats(allow_nan=False) | st.integers(0, 2**64 - 1)))
 def test_any_object_is_an_event_or_an_engine_error(raw: dict[str, Any]) -> None:
     try:
         read = object_of(orjson.dumps(raw))
-        assert isinstance(end_of(read)[1] if read.get("done") else delta_of(read), Delta | Done)
+        if not read.get("done"):
+            assert isinstance(delta_of(read), Delta)
+            return
+        done = end_of(read)[1]
+        assert {type(done.prompt_tokens), type(done.completion_tokens), type(done.reason)} == {int, str}
+        assert isinstance(done.total_ms, int | float)
     except EngineError:
         pass
 

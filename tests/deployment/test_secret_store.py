@@ -9,6 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 import sqlalchemy as sa
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
 from tests.support.fake_node import FakeNode
 from tests.support.secret_servers import FakeAws, FakeVault, served
 from tests.support.serving import serving
@@ -17,7 +20,7 @@ from deployment.cli.config import toml_lines
 from deployment.database import Database, database_url
 from deployment.errors import ConfigurationError
 from deployment.secret_store import SecretStore
-from deployment.settings import Settings, load
+from deployment.settings import SecretsSettings, Settings, load
 
 HUSH = "sqlite:////hush-hush"
 
@@ -199,3 +202,20 @@ async def test_a_running_gateway_takes_a_new_secret_without_a_restart(tmp_path: 
                 await asyncio.sleep(0.05)
             assert "cannot be read again" not in await (await http.get(f"{url}/health")).text()
         assert services.database.url.database == f"{tmp_path}/moved.db"
+
+
+@settings(deadline=None)
+@example("file:", "a\x00b")
+@given(st.sampled_from(["env:", "file:", "ENV:", " env:", ""]), st.text(max_size=40))
+def test_any_text_is_itself_or_is_refused_with_the_setting(kind: str, rest: str) -> None:
+    text = kind + rest
+    assume(not text.startswith(("vault:", "aws:")))
+    store = SecretStore(SecretsSettings(), {"NAME": "value"})
+    try:
+        found = store.resolved(load(database={"url": SecretStr(text)})).database.url
+    except ConfigurationError as error:
+        assert error.message.startswith("database.url: the secret ")  # noqa: PT017 - it may be refused or not
+        assert text.startswith(("env:", "file:"))
+    else:
+        assert found is not None
+        assert found.get_secret_value() == ("value" if text == "env:NAME" else text)

@@ -1,5 +1,6 @@
 """`ramsey tenants`, `ramsey roles`, `ramsey limits`."""
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -128,9 +129,12 @@ def delete_limits(context: typer.Context, scope: Scope, subject: Subject, url: U
 def _pair(text: str) -> tuple[str, float | int]:
     name, _, value = text.partition("=")
     try:
-        return name, int(value) if value.isdigit() else float(value)
+        number = int(value) if value.isdecimal() else float(value)
     except ValueError:
-        raise ConfigurationError(f"--limit {text}: write NAME=NUMBER.") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigurationError(f"--limit {text[:80]}: write NAME=NUMBER.")
+    return name, number
 
 
 def _told(given: dict[str, Any]) -> str:

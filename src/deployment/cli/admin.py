@@ -161,11 +161,11 @@ def span(text: str, option: str) -> timedelta:
 
 def moment(text: str, now: datetime, option: str) -> datetime:
     """A time: a length from `now`, or a date or time in ISO 8601, by UTC where it names no zone."""
-    if text[-1:] in _UNITS and text[:-1].isdigit():
-        return now + span(text, option)
     try:
+        if text[-1:] in _UNITS and text[:-1].isdigit():
+            return now + span(text, option)
         given = datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigurationError(
             f"{option} {text}: write a length such as 90d, or a time such as 2027-01-31."
         ) from None

@@ -24,7 +24,7 @@ Endpoint = tuple[str, int]
 def split_name(name: str) -> Endpoint:
     """`host:port`; without a port Ollama's."""
     host, colon, port = name.rpartition(":")
-    return (host, int(port)) if colon and port.isdigit() else (name, _OLLAMA_PORT)
+    return (host, int(port)) if colon and port.isdecimal() else (name, _OLLAMA_PORT)
 
 
 def spec_of(address: str, port: int, slots: int) -> NodeSpec:

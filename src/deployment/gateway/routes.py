@@ -237,7 +237,7 @@ def _ollama_lists(router: APIRouter, gateway: Gateway) -> None:
 
 def _version_key(version: str) -> tuple[int, ...]:
     parts = version.partition("-")[0].split(".")
-    return tuple(int(part) if part.isdigit() else 0 for part in parts)
+    return tuple(int(part) if part.isdecimal() and len(part) < 10 else 0 for part in parts)
 
 
 def openai_routes(gateway: Gateway) -> APIRouter:

@@ -24,6 +24,8 @@ def control_tokens(metadata: Mapping[str, Any], template: str | None) -> tuple[s
     used = f"{template or ''}\n{metadata.get('tokenizer.chat_template') or ''}"
     found = set(re.findall(MARKER, used))
     for token, kind in zip(tokens, kinds, strict=True):
+        if not isinstance(token, str) or not isinstance(kind, int):
+            return None
         if kind in {_UNKNOWN, _CONTROL} or (kind == _USER_DEFINED and token in used):
-            found.add(str(token))
+            found.add(token)
     return tuple(sorted(token for token in found if len(token.strip()) > 2))

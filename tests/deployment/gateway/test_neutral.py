@@ -117,6 +117,20 @@ def test_no_vocabulary_leaves_a_token(tokens: list[str], text: str) -> None:
     assert not any(token in safe for token in tokens)
 
 
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"])))
+def test_text_without_a_token_stays_as_it_is(text: str) -> None:
+    """Also where it has parts of tokens, and what other models take for tokens."""
+    for pattern, tokens in ((KNOWN, CHATML), (pattern_of(["[INST]", "</s>"]), ["[INST]", "</s>"])):
+        if not any(token in text for token in tokens):
+            assert neutral(text, pattern, "prompt") == text
+
+
+@pytest.mark.parametrize("part", ["<", "<|", "<|a", "|>", "[", "[INST", "<|im_start", "<start_of", "<|" + "a" * 63])
+def test_a_long_text_is_passed_over_once(part: str) -> None:
+    for pattern in (KNOWN, pattern_of(None)):
+        assert neutral(part * (2_000_000 // len(part)), pattern, "prompt").startswith(part[0])
+
+
 BODIES: list[tuple[str, dict[str, Any]]] = [
     ("/generate", {"prompt": INJECTED}),
     ("/generate", {"prompt": "Hi", "system": INJECTED}),

@@ -38,3 +38,8 @@ def test_tokens_and_the_markers_of_the_template(
 @pytest.mark.parametrize("metadata", [{}, vocabulary(a=3) | {"tokenizer.ggml.token_type": None}])
 def test_without_a_vocabulary_it_is_not_known(metadata: dict[str, Any]) -> None:
     assert control_tokens(metadata, "<|im_start|>") is None
+
+
+@pytest.mark.parametrize(("tokens", "kinds"), [([1, 2], [4, 3]), (["<a>"], [[3]]), (["<a>"], ["3"]), ([None], [3])])
+def test_a_vocabulary_that_is_none_is_not_known(tokens: list[Any], kinds: list[Any]) -> None:
+    assert control_tokens({"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}, "<a>") is None

@@ -173,7 +173,7 @@ def _blob_routes(router: APIRouter, room: "CatalogueRoom", settings: Settings, w
         await room.catalogue.artefacts.receive(
             sha256,
             request.stream(),
-            int(declared) if declared.isdigit() else None,
+            int(declared) if declared.isdecimal() else None,
             settings.releases.stall_seconds,
         )
         return BlobOut(sha256=sha256, present=True)
