@@ -14,6 +14,7 @@ from deployment.settings import PoolSettings
 
 if TYPE_CHECKING:
     from dns.asyncresolver import Resolver
+    from dns.name import Name
 
 _log = structlog.get_logger("engines")
 _OLLAMA_PORT = 11434
@@ -56,11 +57,22 @@ async def services(name: str, resolver: "Resolver | None" = None) -> list[Endpoi
         ends: set[Endpoint] = set()
         for record in records:
             if record.priority == first:
-                found = await resolver.resolve_name(record.target)
-                ends |= {(address, int(record.port)) for address in found.addresses()}
+                ends |= {(address, int(record.port)) for address in await _addresses_of(record.target, resolver)}
     except DNSException as error:
         raise OSError(str(error)) from None
     return sorted(ends)
+
+
+async def _addresses_of(host: "Name", resolver: "Resolver") -> list[str]:
+    """IPv4 and IPv6. A server that knows only the one often refuses to be asked for the other."""
+    found = await asyncio.gather(
+        *(resolver.resolve(host, kind) for kind in ("A", "AAAA")),
+        return_exceptions=True,
+    )
+    answers = [answer for answer in found if not isinstance(answer, BaseException)]
+    if not answers:
+        raise next(error for error in found if isinstance(error, BaseException))
+    return [record.address for answer in answers for record in answer]
 
 
 class Discovery:

@@ -7,6 +7,7 @@ from typing import cast
 import dns.asyncresolver
 import dns.flags
 import dns.message
+import dns.rcode
 import dns.rrset
 import pytest
 from tests.deployment.engines.conftest import MakePool, ask, chat, states, until
@@ -24,6 +25,7 @@ class Zone(asyncio.DatagramProtocol):
 
     def __init__(self) -> None:
         self.records: dict[tuple[str, str], list[str]] = {}
+        self.refused: set[str] = set()
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -35,6 +37,8 @@ class Zone(asyncio.DatagramProtocol):
         kind = dns.rdatatype.to_text(question.rdtype)
         answer = dns.message.make_response(query)
         answer.flags |= dns.flags.RA
+        if kind in self.refused:
+            answer.set_rcode(dns.rcode.REFUSED)
         if values := self.records.get((str(question.name), kind)):
             answer.answer.append(dns.rrset.from_text(question.name, 1, "IN", kind, *values))
         assert self._transport is not None
@@ -69,6 +73,19 @@ async def test_srv_records_name_hosts_and_ports_and_only_the_first_priority_coun
     }
     found = await services(SERVICE, resolver)
     assert found == [("10.0.0.1", 11434), ("10.0.0.2", 11435), ("10.0.0.3", 11435)]
+
+
+async def test_a_server_that_refuses_one_kind_of_address_still_tells_the_other(
+    zone: tuple[Zone, dns.asyncresolver.Resolver],
+) -> None:
+    records, resolver = zone
+    records.records = {(SERVICE, "SRV"): ["1 0 80 a.nodes.test."], ("a.nodes.test.", "A"): ["127.0.0.1"]}
+    records.refused = {"AAAA"}
+    assert await services(SERVICE, resolver) == [("127.0.0.1", 80)]
+    records.refused = {"AAAA", "A"}
+    records.records.pop(("a.nodes.test.", "A"))
+    with pytest.raises(OSError, match="REFUSED"):
+        await services(SERVICE, resolver)
 
 
 async def test_a_name_that_is_not_there_is_an_error_of_the_system_s_kind(
