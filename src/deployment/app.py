@@ -184,7 +184,7 @@ def create_app(settings: Settings) -> Application:
     app.add_exception_handler(HTTPException, _to_envelope)
     server = settings.server
     app.add_middleware(BoundedBodies, limit=server.max_body_bytes, seconds=server.slow_client_seconds, streamed=BLOBS)
-    pages = add_pages(app)
+    pages = add_pages(app) if settings.server.documents else {}
     app.surround(lambda inner: _around(inner, services, pages))
     return app
 
@@ -249,10 +249,10 @@ def serve(app: FastAPI) -> None:
     Raises StartupError when the address cannot be had, or the certificate not be used.
     """
     settings: Settings = app.state.services.settings
+    configure_logging(settings.log, readable=settings.profile is Profile.DEVELOPMENT and sys.stdout.isatty())
     config = server_config(app, settings.server)
     listener = listen(settings.server)
     host, port = listener.getsockname()[:2]
-    configure_logging(settings.log, readable=settings.profile is Profile.DEVELOPMENT and sys.stdout.isatty())
     _log.info("listening", url=f"{'https' if config.is_ssl else 'http'}://{host}:{port}")
     try:
         uvicorn.Server(config).run(sockets=[listener])

@@ -19,7 +19,7 @@ from tests.support.postgres_server import postgres_server
 import deployment
 from deployment import migrations
 from deployment.database import Database, Moment, database_url, metadata
-from deployment.errors import ConfigurationError, DatabaseUnavailable
+from deployment.errors import ConfigurationError, DatabaseUnavailable, InvalidRequest
 from deployment.settings import load
 
 for _module in pkgutil.walk_packages(deployment.__path__, "deployment."):
@@ -265,3 +265,18 @@ def test_the_default_is_a_file_in_the_data_directory(tmp_path: Path) -> None:
     assert database_url(settings) == f"sqlite:///{tmp_path}/ramsey.db"
     named = load(data_dir=tmp_path, database={"url": "postgresql://h/d"})
     assert database_url(named) == "postgresql://h/d"
+
+
+async def test_a_value_that_it_cannot_hold_is_the_callers_mistake(database: Database) -> None:
+    """PostgreSQL keeps no NUL in a text, and neither database a time before the year 1."""
+    early = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1)))
+    moment = sa.select(sa.literal(early, Moment))
+    with pytest.raises(InvalidRequest):
+        async with database.read() as connection:
+            await connection.execute(moment)
+    if not database.is_sqlite:
+        statement = sa.text("SELECT CAST(:value AS VARCHAR)")
+        with pytest.raises(InvalidRequest) as told:
+            async with database.read() as connection:
+                await connection.execute(statement, {"value": "secret\0"})
+        assert "secret" not in str(told.value.__cause__), "what was said is in no log"

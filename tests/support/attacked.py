@@ -1,11 +1,14 @@
 """A gateway as its own process, set up as in production, for those who attack it; and what reached the node."""
 
+import contextlib
 import json
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +16,18 @@ from typing import Any
 
 import httpx
 from tests.support.background import background
-from tests.support.fake_node import FakeNode
-from tests.support.stack import ROOT, clean_environment, free_port, wait_for
+from tests.support.fake_node import FakeModel, FakeNode
+from tests.support.fake_node.faults import INFERENCE
+from tests.support.stack import ROOT, clean_environment, free_port
 from tests.support.token_issuer import AUDIENCE, TokenIssuer, token_issuer
 
 from deployment.access import generate_key
 
 _WAIT_S = 30.0
-MODEL = "ramsey-model"
+_SAID = ("prompt", "messages", "input")
+_LOOK = "1"  # the prompt of a look at a node's health
+_OWN = frozenset({"/", *(f"/api/{name}" for name in ("tags", "ps", "version", "status", "show"))}) | set(INFERENCE)
+ABLE = ("completion", "tools", "insert", "thinking", "vision")
 
 
 @dataclass(frozen=True)
@@ -76,10 +83,20 @@ class Target:
         lines = [f"{method} {path} HTTP/1.1".encode(), *own, *length, *headers]
         return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
-    def received(self) -> list[tuple[str, str]]:
-        """Method and path of everything that ever reached the node, the pool's own looks aside."""
-        own = {("GET", "/api/tags"), ("GET", "/api/ps"), ("GET", "/api/version"), ("GET", "/api/status"), ("HEAD", "/")}
-        return [(seen.method, seen.path) for seen in tuple(self.node.seen) if (seen.method, seen.path) not in own]
+    def received(self) -> list[str]:
+        """Paths of all that ever reached the node: questions, and what is not of those that the gateway asks itself."""
+        return [path for path, _ in self._asked()] + [
+            seen.path for seen in tuple(self.node.seen) if seen.path not in _OWN
+        ]
+
+    def sent(self) -> dict[str, Any]:
+        """The last question that reached the node."""
+        return self._asked()[-1][1]
+
+    def _asked(self) -> list[tuple[str, dict[str, Any]]]:
+        """Questions; not what the gateway itself asks to load a model, and to see whether it answers."""
+        said = [(path, body, [body.get(name) for name in _SAID]) for path, body in tuple(self.node.bodies)]
+        return [(path, body) for path, body, texts in said if any(texts) and texts[0] != _LOOK]
 
     def lines(self) -> list[str]:
         """The log's lines until now."""
@@ -97,6 +114,14 @@ def read_answers(wire: socket.socket) -> bytes:
     return b"".join(parts)
 
 
+def until(met: Callable[[], object]) -> None:
+    """Wait for what is to come."""
+    end = time.monotonic() + 60
+    while not met():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
 def status_of(answer: bytes) -> int:
     """The status of the (first) answer; 0 where there is none."""
     line = answer.partition(b"\r\n")[0].split(b" ")
@@ -108,7 +133,9 @@ def attacked(folder: Path, **variables: str) -> Iterator[Target]:
     """Start one with a fake node and an issuer of tokens; stop all at the end. `variables` are settings."""
     with ExitStack() as stack:
         world = stack.enter_context(background())
-        node, issuer = world.enter(FakeNode()), world.enter(token_issuer())
+        fake = FakeNode([FakeModel("ramsey-model:v1.1", capabilities=ABLE)])
+        fake.bodies = deque()  # all of them, however many
+        node, issuer = world.enter(fake), world.enter(token_issuer())
         admin, user = generate_key(), generate_key()
         keys = [
             {"name": "admin", "sha256": admin.sha256, "roles": ["admin"]},
@@ -134,10 +161,19 @@ def attacked(folder: Path, **variables: str) -> Iterator[Target]:
             [sys.executable, "src/deployment/api.py"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
         stack.callback(_stop, process)
-        url = f"http://127.0.0.1:{port}"
-        if "RAMSEY_SERVER__TLS_CERT" not in variables:
-            wait_for(url + "/health", process, log)
+        url = f"{'https' if 'RAMSEY_SERVER__TLS_CERT' in variables else 'http'}://127.0.0.1:{port}"
+        _wait_for(url + "/health", process, log)
         yield Target(url, node, issuer, process, log, admin.key, user.key)
+
+
+def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    end = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(url, verify=False, timeout=5).status_code == 200:  # whose certificate it is, is no matter here
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"it did not come up (exit status {process.poll()}):\n{log.read_text()[-4000:]}")
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

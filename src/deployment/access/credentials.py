@@ -53,13 +53,14 @@ def _bearer(value: bytes) -> bytes:
 def is_local(scope: Mapping[str, Any], origins: Collection[str] = ()) -> bool:
     """Whether a program on this machine sent the request, by its own will.
 
-    Not so: a request that a proxy passed on, one that a browser sends for a foreign site (Origin), and one
-    whose Host is a name that somebody made point here (DNS rebinding). `origins` are sites that may.
+    Not so: a request that a proxy passed on, one that a browser sends for a foreign site (Origin, and where there is
+    none Sec-Fetch-Site), and one whose Host is a name that somebody made point here (DNS rebinding). `origins` are
+    sites that may.
     """
     client = scope.get("client")
     if not client or not is_loopback(client[0]) or scope.get("state", {}).get("proxied"):
         return False
-    host_seen = False
+    host_seen = origin_seen = foreign = False
     for name, value in scope["headers"]:
         if name == b"host":
             if not _is_loopback_site(f"//{value.decode('latin-1')}"):
@@ -69,9 +70,12 @@ def is_local(scope: Mapping[str, Any], origins: Collection[str] = ()) -> bool:
             origin = value.decode("latin-1")
             if origin not in origins and not _is_loopback_site(origin):
                 return False
+            origin_seen = True
+        elif name == b"sec-fetch-site":
+            foreign = value == b"cross-site"
         elif name in _PROXY_HEADERS:
             return False
-    return host_seen
+    return host_seen and (origin_seen or not foreign)
 
 
 def is_loopback(host: str) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployment.access import AdminRoute, Callers, Needs, Permission, Principal
@@ -94,7 +94,7 @@ def privacy_routes(service: PrivacyService, authenticator: Callers) -> APIRouter
         return [WishOut(**asdict(wish)) for wish in await service.wishes(caller)]
 
     @router.put("/tenants/{tenant}", summary="Begin or end to keep conversations")
-    async def put_wish(tenant: str, body: WishIn, caller: Writer) -> WishOut:
+    async def put_wish(tenant: Annotated[str, Path(max_length=64)], body: WishIn, caller: Writer) -> WishOut:
         """From then on, everywhere within two seconds. What was kept stays until it expires or is erased."""
         return WishOut(**asdict(await service.set(caller, Wish(tenant, body.keep, body.days, body.redact))))
 

@@ -62,6 +62,7 @@ class ServerSettings(Section):
         10.0, description="How long a caller may take to send the head of a request, in seconds."
     )
     max_connections: int = Field(10_000, ge=1, description="Connections at the same time; more are refused with 503.")
+    documents: bool = Field(True, description="Show /docs, /redoc and /openapi.json to anybody.")
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
         (),
         description="Networks of proxies whose Forwarded and X-Forwarded-For headers are believed, for instance "

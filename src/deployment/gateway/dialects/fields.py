@@ -1,11 +1,25 @@
 """The bounds that every dialect's fields share."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_STOPS = 16
 MAX_MESSAGES = 2_000
+_BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]+={0,2}[\r\n]*")
+
+
+def is_base64(text: str) -> bool:
+    """A URL or a path is not: nobody behind us shall fetch one."""
+    return _BASE64.fullmatch(text) is not None
+
+
+def _base64(image: str) -> str:
+    if not is_base64(image):
+        raise ValueError("must be an image in base64")
+    return image
+
 
 ModelName = Annotated[str, Field(min_length=1, max_length=512)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
@@ -16,6 +30,7 @@ Tokens = Annotated[int, Field(ge=1, lt=2**31)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 Stops = StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)]
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
+Image = Annotated[str, AfterValidator(_base64)]
 Schema = dict[str, Any]
 Format = Literal["json"] | Schema
 EmbeddingInput = (

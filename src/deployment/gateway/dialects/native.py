@@ -10,6 +10,7 @@ from deployment.gateway.dialects.fields import (
     MAX_MESSAGES,
     EmbeddingInput,
     Format,
+    Image,
     ModelName,
     Probability,
     Request,
@@ -70,7 +71,7 @@ class Message(Request):
     thinking: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_name: str | None = None
-    images: list[str] | None = Field(None, description="Base64 images, where the model sees.")
+    images: list[Image] | None = Field(None, description="Base64 images, where the model sees.")
 
 
 class ChatRequest(Sampling):

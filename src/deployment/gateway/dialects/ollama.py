@@ -11,6 +11,7 @@ from deployment.gateway.dialects.fields import (
     MAX_MESSAGES,
     MAX_STOPS,
     Format,
+    Image,
     ModelName,
     TopLogprobs,
     fold_seed,
@@ -106,6 +107,7 @@ class OllamaGenerate(OllamaRequest):
     system: str | None = None
     template: str | None = None
     raw: bool | None = None
+    images: list[Image] | None = None
 
     def inference(self) -> Inference:
         """As it came. Refuses what would bypass the release's template."""
@@ -129,6 +131,7 @@ class OllamaMessage(PassThrough):
 
     role: Annotated[str, AfterValidator(_role)]
     content: str | None = ""
+    images: list[Image] | None = None
 
 
 class OllamaChat(OllamaRequest):

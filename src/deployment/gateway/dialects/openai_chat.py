@@ -24,6 +24,7 @@ from deployment.gateway.dialects.fields import (
     Tokens,
     TopLogprobs,
     fold_seed,
+    is_base64,
     stop_list,
 )
 from deployment.gateway.encoder import Reply, Times, finish_reason, unique_id, usage
@@ -103,7 +104,7 @@ class ChatMessage(OpenRequest):
 
 def _image(url: str) -> str:
     scheme, _, data = url.partition(";base64,")
-    if not scheme.startswith("data:image/") or not data:
+    if not scheme.startswith("data:image/") or not is_base64(data):
         raise InvalidRequest("image_url: only data: URLs in base64 are taken.")
     return data
 
