@@ -27,6 +27,7 @@ UPLOAD = f"/admin/releases/blobs/{V10_SHA256}"
 NO_ACTS = {
     "PUT /admin/releases/blobs/{sha256}": "a file alone does nothing: `release.create` names what it is used for",
     "POST /feedback": "a caller's vote on an answer",
+    "POST /admin/sessions/{public_id}/revoke": "nobody is signed in here; the tests of sessions show its entry",
     "POST /auth/logout": "nothing without a session; with one it is recorded, as the tests of signing in show",
 }
 """Besides inference and what Ollama's clients ask and are refused, which is no act either."""

@@ -15,6 +15,7 @@ from deployment.access.guard import Callers
 from deployment.access.model import Principal
 from deployment.access.routes import admin_routes
 from deployment.access.service import LOCAL_OPERATOR, AccessService
+from deployment.access.sessions import SessionService, SessionStore, add_session_routes
 from deployment.access.store import AccessStore
 from deployment.clock import Clock
 from deployment.database import Database, database_url
@@ -25,7 +26,7 @@ from deployment.settings import Settings
 async def local_admin(
     settings: Settings, clock: Clock, more: Callable[[Database, Callers], APIRouter] | None = None
 ) -> AsyncIterator[FastAPI]:
-    """The admin API of keys, tenants, roles, limits and the record over the settings' database, and `more` of it.
+    """The admin API of access (keys, sessions, the record, ...) over the settings' database, and `more` of it.
 
     Every request is the local operator's: call it, never serve it. Running gateways see a change within a
     second. Errors are raised, not rendered; DatabaseUnavailable when the database is away.
@@ -39,6 +40,7 @@ async def local_admin(
         caller = LocalCaller()
         router = admin_routes(service, caller)
         add_audit_routes(router, service, caller)
+        add_session_routes(router, SessionService(SessionStore(database), clock, _nobody_to_tell), caller)
         app = FastAPI()
         app.include_router(router)
         if more is not None:

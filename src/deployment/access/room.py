@@ -19,7 +19,7 @@ from deployment.access.refusals import Refusals
 from deployment.access.required import require_authentication
 from deployment.access.routes import admin_routes
 from deployment.access.service import AccessService
-from deployment.access.sessions import Browsers, KnownSessions, SessionStore
+from deployment.access.sessions import Browsers, KnownSessions, SessionService, SessionStore, add_session_routes
 from deployment.access.sign_in import Desk, SignIn, sign_in_routes
 from deployment.access.store import AccessStore
 from deployment.access.sync import Sync
@@ -42,6 +42,7 @@ class Access:
         )
         self._sync = Sync(database.upgrade, store, sessions, directory, self.authenticator, clock)
         self.service = AccessService(store, AuditStore(database), clock, self._sync.refresh, settings.limits.prices)
+        self._sessions = SessionService(sessions, clock, self._sync.refresh)
         self.refusals = Refusals(store, clock)
         self._sign_in = self._flow(settings, directory, sessions, clock)
         self.recorder = Recorder(store, clock)
@@ -59,9 +60,10 @@ class Access:
         return [problem for problem in problems if problem is not None]
 
     def routes(self) -> APIRouter:
-        """The admin API of keys, tenants, roles, limits and the audit record."""
+        """The admin API of keys, tenants, roles, limits, sessions and the audit record."""
         router = admin_routes(self.service, self.authenticator)
         add_audit_routes(router, self.service, self.authenticator)
+        add_session_routes(router, self._sessions, self.authenticator)
         return router
 
     def sign_in_routes(self) -> APIRouter:

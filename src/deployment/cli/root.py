@@ -20,6 +20,7 @@ from deployment.cli import (
     privacy,
     releases,
     rollouts,
+    sessions,
     stack,
     traffic,
 )
@@ -73,6 +74,7 @@ app.add_typer(nodes.app, name="nodes")
 app.add_typer(traffic.app, name="traffic")
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")
+app.add_typer(sessions.app, name="sessions")
 app.add_typer(access.tenants, name="tenants")
 app.add_typer(access.roles, name="roles")
 app.add_typer(access.limits, name="limits")

@@ -91,6 +91,23 @@ class SessionStore:
             await _end(connection, _sessions.c.sha256 == sha256, act.at, version)
             return token
 
+    async def session(self, digits: str) -> SessionRecord | None:
+        """The session whose hash begins with these 16 digits, ended or not."""
+        query = sa.select(*_COLUMNS).where(sa.func.substr(_sessions.c.sha256, 1, 16) == digits)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query.limit(1))).mappings().one_or_none()
+            return _record(row) if row is not None else None
+
+    async def going_on(self, tenant: str | None, now: datetime, after: str, limit: int) -> list[SessionRecord]:
+        """A page of the sessions that have not ended, by the first 16 digits of their hashes; None for all tenants."""
+        shown = sa.func.substr(_sessions.c.sha256, 1, 16)
+        query = sa.select(*_COLUMNS).where(_sessions.c.ended_at.is_(None), _sessions.c.expires_at > now, shown > after)
+        if tenant is not None:
+            query = query.where(_sessions.c.tenant == tenant)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query.order_by(shown).limit(limit))).mappings()
+            return [_record(row) for row in rows]
+
     async def mark_seen(self, seen: Mapping[str, datetime]) -> None:
         """Note when sessions were last used; a later note of another process stays."""
         if not seen:
@@ -111,7 +128,11 @@ async def changed_sessions(connection: AsyncConnection, floor: int) -> tuple[Ses
     if floor < 0:
         query = query.where(_sessions.c.ended_at.is_(None))
     rows = (await connection.execute(query)).mappings()
-    return tuple(SessionRecord(**{**row, "roles": tuple(row["roles"]), "scopes": tuple(row["scopes"])}) for row in rows)
+    return tuple(_record(row) for row in rows)
+
+
+def _record(row: Mapping[Any, Any]) -> SessionRecord:
+    return SessionRecord(**{**row, "roles": tuple(row["roles"]), "scopes": tuple(row["scopes"])})
 
 
 async def _end(connection: AsyncConnection, which: sa.ColumnElement[Any], at: datetime, version: int) -> None:

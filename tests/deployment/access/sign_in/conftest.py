@@ -40,23 +40,29 @@ async def issuer() -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def serve(database_url: str) -> AsyncIterator[Serve]:
-    """Gateways in production, over one database of each kind, with a tenant acme."""
+async def node() -> AsyncIterator[FakeNode]:
+    """The engine behind the gateways."""
     async with FakeNode() as node:
+        yield node
 
-        @asynccontextmanager
-        async def gateway(*providers: dict[str, Any], **sections: Any) -> AsyncIterator[tuple[str, Services]]:
-            access = {"oidc": list(providers), **sections.pop("access", {})}
-            settings = {
-                "profile": "production",
-                "database": {"url": database_url},
-                "server": {"public_url": ADDRESS},
-                "access": access,
-                **sections,
-            }
-            async with serving(node.url, **settings) as (url, services):
-                if not any(tenant.id == "acme" for tenant in await services.access.service.tenants(LOCAL_OPERATOR)):
-                    await services.access.service.create_tenant(LOCAL_OPERATOR, "acme", "Acme Ltd")
-                yield url, services
 
-        yield gateway
+@pytest.fixture
+async def serve(database_url: str, node: FakeNode) -> Serve:
+    """Gateways in production, over one database of each kind, with a tenant acme."""
+
+    @asynccontextmanager
+    async def gateway(*providers: dict[str, Any], **sections: Any) -> AsyncIterator[tuple[str, Services]]:
+        access = {"oidc": list(providers), **sections.pop("access", {})}
+        settings = {
+            "profile": "production",
+            "database": {"url": database_url},
+            "server": {"public_url": ADDRESS},
+            "access": access,
+            **sections,
+        }
+        async with serving(node.url, **settings) as (url, services):
+            if not any(tenant.id == "acme" for tenant in await services.access.service.tenants(LOCAL_OPERATOR)):
+                await services.access.service.create_tenant(LOCAL_OPERATOR, "acme", "Acme Ltd")
+            yield url, services
+
+    return gateway

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,16 +14,18 @@ from typing import Any
 import pytest
 from tests.deployment.access.test_sync import Road
 from tests.support.held_clock import HeldClock
+from typer.testing import CliRunner
 
-from deployment.access import LOCAL_OPERATOR, Access, Principal
+from deployment.access import LOCAL_OPERATOR, Access, Permission, Principal
 from deployment.access.audit import Act
 from deployment.access.model import SessionRecord
 from deployment.access.sessions import SessionStore
 from deployment.access.sessions.browsers import csrf_token, from_origin
 from deployment.access.sessions.store import MOST_OF_ONE
+from deployment.cli.root import app
 from deployment.clock import Clock, SystemClock
 from deployment.database import Database
-from deployment.errors import DatabaseUnavailable, Forbidden, Unauthenticated
+from deployment.errors import DatabaseUnavailable, Forbidden, NotFound, Unauthenticated
 from deployment.settings import Settings, load
 
 ISSUER = "https://sso.example"
@@ -189,6 +192,58 @@ async def test_one_person_has_so_many_sessions_and_old_ones_leave_the_database(d
         changes = await access.service._store.changes(0)
         assert changes is not None
         assert [record.sha256 for record in changes.sessions] == [hashlib.sha256(b"much later").hexdigest()]
+
+
+async def test_administrators_see_and_end_the_sessions_of_their_tenant(database_url: str) -> None:
+    clock = SystemClock()
+    async with room(database_url, clock) as (access, database):
+        service = access._sessions
+        await access.service.create_tenant(LOCAL_OPERATOR, "acme", "Acme")
+        ours = await begin(database, clock, "ours", tenant="acme", principal_id="sub-1")
+        theirs = await begin(database, clock, "theirs", principal_id="sub-2")
+        await begin(database, clock, "over", principal_id="sub-3", expires_at=clock.now())
+        admin = replace(
+            LOCAL_OPERATOR, tenant="acme", permissions=frozenset({Permission.KEYS_READ, Permission.KEYS_WRITE})
+        )
+        assert await service.sessions(admin, None, "", 10) == [ours]
+        with pytest.raises(NotFound):
+            await service.sessions(admin, "default", "", 10)
+        for unknown in (theirs.public_id, "se_" + "0" * 16, "se_%", "", ours.sha256, ours.public_id.upper()):
+            with pytest.raises(NotFound):
+                await service.revoke(admin, unknown)
+        first, second = await service.sessions(LOCAL_OPERATOR, None, "", 10)
+        assert {first.sha256, second.sha256} == {ours.sha256, theirs.sha256}
+        assert await service.sessions(LOCAL_OPERATOR, None, "", 1) == [first]
+        assert await service.sessions(LOCAL_OPERATOR, None, first.public_id, 10) == [second]
+        await access._sync.refresh()
+        assert not over(access, "ours")
+        for _ in range(2):
+            assert (await service.revoke(admin, ours.public_id)).ended_at is not None
+        assert over(access, "ours")
+        assert await service.sessions(admin, None, "", 10) == []
+        acts = [entry for entry in await access.service.audit(LOCAL_OPERATOR) if entry.action == "session.revoke"]
+        assert [(act.subject, "alice" in act.detail) for act in acts] == [(ours.public_id, True)]
+
+
+async def test_the_routes_and_verbs_of_sessions(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SystemClock()
+    database = Database(database_url)
+    await database.upgrade()
+    record = await begin(database, clock, "session")
+    await database.close()
+    monkeypatch.setenv("RAMSEY_DATABASE__URL", database_url)
+
+    def ramsey(*words: str) -> str:
+        result = CliRunner().invoke(app, ["sessions", *words])
+        assert result.exit_code == 0, result.exc_info
+        return result.stdout
+
+    assert record.public_id in await asyncio.to_thread(ramsey, "list")
+    (shown,) = json.loads(await asyncio.to_thread(ramsey, "list", "--json"))
+    assert (shown["name"], shown["roles"], shown["ended_at"]) == ("alice", ["viewer"], None)
+    assert record.sha256 not in str(shown)
+    assert await asyncio.to_thread(ramsey, "revoke", record.public_id) == f"Signed alice out ({record.public_id}).\n"
+    assert await asyncio.to_thread(ramsey, "list") == "Nobody is signed in with a browser.\n"
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

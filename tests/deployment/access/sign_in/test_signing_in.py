@@ -6,6 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.deployment.access.sign_in.conftest import Serve, client_of
 from tests.support.browser import ADDRESS, Browser
+from tests.support.fake_node import FakeNode
 
 from deployment.access import LOCAL_OPERATOR
 from deployment.app import Services
@@ -157,6 +158,24 @@ async def test_a_foreign_page_signs_nobody_out(issuer: str, serve: Serve) -> Non
         answer = await browser.http.post("/auth/logout", headers=headers, follow_redirects=False)
         assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
         assert (await browser.who())["signed_in"]
+
+
+async def test_a_person_asks_the_model_and_the_engine_sees_no_cookie(issuer: str, serve: Serve, node: FakeNode) -> None:
+    async with serve(client_of(issuer)) as (url, _), Browser(url) as browser:
+        await browser.sign_in("bob")
+        headers = OURS | {"x-csrf-token": (await browser.who())["csrf_token"]}
+        for path, body in (
+            ("/generate", {"prompt": "Hello"}),
+            ("/api/chat", {"model": "ramsey-model", "messages": [{"role": "user", "content": "Hello"}]}),
+            ("/v1/completions", {"model": "ramsey-model", "prompt": "Hello"}),
+        ):
+            assert (await browser.http.post(path, json=body)).status_code == 403
+            answer = await browser.http.post(path, json=body, headers=headers)
+            assert answer.status_code == 200, answer.text
+        secrets = (str(browser.cookie(SESSION)).encode(), headers["x-csrf-token"].encode(), b"cookie", b"csrf")
+        seen = b" ".join(name + b"=" + value for each in node.seen for name, value in each.headers)
+        assert b"content-type" in seen
+        assert not [secret for secret in secrets if secret in seen]
 
 
 async def test_a_program_signs_out_by_script(issuer: str, serve: Serve) -> None:

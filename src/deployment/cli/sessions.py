@@ -1,0 +1,55 @@
+"""`ramsey sessions`: browsers that people signed in with."""
+
+from typing import Annotated, Any
+
+import typer
+
+from deployment.cli.admin import Url, admin_of, plain, segment, shown_time, table
+from deployment.cli.output import Json, console, print_json
+
+app = typer.Typer(help="List and end the sessions of browsers.", no_args_is_help=True, rich_markup_mode=None)
+
+_PAGE = 1000
+_ID_CHARS = 19
+SessionId = Annotated[str, typer.Argument(help="The session's id, as `ramsey sessions list` shows it.", metavar="ID")]
+
+
+@app.command("list")
+def listed(
+    context: typer.Context,
+    tenant: Annotated[str | None, typer.Option(help="Of this tenant alone.")] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List the browsers that people are signed in with."""
+    admin = admin_of(context, url)
+    found: list[dict[str, Any]] = []
+    narrowed = f"&tenant={segment(tenant)}" if tenant else ""
+    while True:
+        after = found[-1]["public_id"] if found else ""
+        page = admin.items(f"/admin/sessions?limit={_PAGE}&after={after}{narrowed}")
+        found += page
+        if len(page) < _PAGE:
+            break
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        typer.echo("Nobody is signed in with a browser.")
+        return
+    rows = table("id", "who", "tenant", "last seen (UTC)")
+    rows.columns[0].min_width = _ID_CHARS  # to be copied: never cut
+    for each in found:
+        seen = shown_time(each["last_seen_at"])
+        rows.add_row(each["public_id"], plain(each["name"]), each["tenant"], seen)
+    console().print(rows)
+
+
+@app.command()
+def revoke(context: typer.Context, session_id: SessionId, url: Url = None, as_json: Json = False) -> None:
+    """Sign a browser out, everywhere within a second."""
+    ended = admin_of(context, url).post(f"/admin/sessions/{segment(session_id)}/revoke", {})
+    if as_json:
+        print_json(ended)
+    else:
+        typer.echo(f"Signed {ended['name']} out ({session_id}).")
