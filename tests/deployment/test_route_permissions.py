@@ -72,7 +72,7 @@ class Door:
 
     def paths(self) -> Iterator[str]:
         """Its path with what might be there, and with what cannot be."""
-        for value in ("x", "%00%ff"):
+        for value in ("x", "%ff"):
             yield re.sub(r"\{[^}]*\}", value, self.path)
 
 
