@@ -24,15 +24,13 @@ class Recorder:
     def __init__(self, store: AccessStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._waiting: deque[Act] = deque()
+        self._waiting: deque[Act] = deque(maxlen=_MOST_WAITING)
         self._turn = asyncio.Lock()
         self._log = structlog.get_logger("deployment.access")
 
     async def record(self, actor: Principal, action: str, subject: str, **detail: Any) -> None:
         """It was done. Never fails: what cannot be written down now is logged, and written later."""
         self._waiting.append(Act(self._clock.now(), actor, action, subject, detail))
-        while len(self._waiting) > _MOST_WAITING:
-            self._waiting.popleft()
         try:
             await self.flush()
         except DatabaseUnavailable:
@@ -41,10 +39,15 @@ class Recorder:
     async def flush(self) -> None:
         """Write what waits, in its order. Raises DatabaseUnavailable; it waits on then."""
         async with self._turn:
-            if acts := tuple(self._waiting):
+            acts = tuple(self._waiting)
+            if not acts:
+                return
+            self._waiting.clear()
+            try:
                 await self._store.record(acts)
-                for _ in acts:
-                    self._waiting.popleft()
+            except BaseException:
+                self._waiting.extendleft(reversed(acts))
+                raise
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Write what waits until the end."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,7 +24,7 @@ from deployment.access.model import KeyRecord, Principal, Role, StoredLimits, Te
 from deployment.access.permissions import BUILT_IN_ROLES, Permission, permitted
 from deployment.access.store import AccessStore
 from deployment.clock import Clock
-from deployment.errors import Conflict, InvalidRequest, NotFound
+from deployment.errors import Conflict, DatabaseUnavailable, InvalidRequest, NotFound
 from deployment.settings import LimitSet, Price
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -90,7 +91,7 @@ class AccessService:
             last_used_at=None,
         )
         await self._store.add_key(self._act(actor, "key.create", record.public_id, after=_facts(record)), record)
-        await self._refresh()
+        await self._told()
         return CreatedKey(record, new)
 
     async def keys(
@@ -139,14 +140,14 @@ class AccessService:
         act = self._act(actor, "key.rotate", public_id, before=_facts(old), after=after)
         if not await self._store.replace_key(act, replace(old, expires_at=end), successor):
             raise Conflict(f"The key {public_id} was rotated or revoked by somebody else just now.")
-        await self._refresh()
+        await self._told()
         return CreatedKey(successor, new)
 
     async def revoke_key(self, actor: Principal, public_id: str) -> KeyRecord:
         """End a key, here at once and in every process within a second. Twice is as good as once."""
         before = _facts(await self.key(actor, public_id))
         await self._store.revoke_key(self._act(actor, "key.revoke", public_id, before=before), public_id)
-        await self._refresh()
+        await self._told()
         return await self.key(actor, public_id)
 
     async def tenants(self, actor: Principal) -> list[Tenant]:
@@ -163,7 +164,7 @@ class AccessService:
         tenant = Tenant(tenant_id, name, self._clock.now(), None)
         if not await self._store.add_tenant(self._act(actor, "tenant.create", tenant_id, after={"name": name}), tenant):
             raise Conflict(f"There is a tenant {tenant_id} already.")
-        await self._refresh()
+        await self._told()
         return tenant
 
     async def set_tenant_enabled(self, actor: Principal, tenant_id: str, enabled: bool) -> None:
@@ -176,7 +177,7 @@ class AccessService:
         act = self._act(actor, "tenant.enable" if enabled else "tenant.disable", tenant_id, **facts)
         if not await self._store.set_tenant_disabled(act, tenant_id, None if enabled else act.at):
             raise NotFound(f"There is no tenant {tenant_id[:64]!r}.", hint="`ramsey tenants list` shows them.")
-        await self._refresh()
+        await self._told()
 
     async def roles(self) -> list[Role]:
         """Built-in and own roles."""
@@ -194,7 +195,7 @@ class AccessService:
         before = sorted((await self._own_roles()).get(name, ()))
         act = self._act(actor, "role.put", name, before=before, after=sorted(role.permissions))
         await self._store.put_role(act, role)
-        await self._refresh()
+        await self._told()
         return role
 
     async def delete_role(self, actor: Principal, name: str) -> None:
@@ -205,7 +206,7 @@ class AccessService:
         before = sorted((await self._own_roles()).get(name, ()))
         if not await self._store.delete_role(self._act(actor, "role.delete", name, before=before), name):
             raise NotFound(f"There is no role {name[:64]!r}.", hint="`ramsey roles list` shows them.")
-        await self._refresh()
+        await self._told()
 
     async def limits(self, actor: Principal) -> list[StoredLimits]:
         """Stored limits that concern the actor's tenant, or all of them."""
@@ -223,7 +224,7 @@ class AccessService:
             actor, "limits.put", f"{scope}/{subject}", before=await self._limits_of(scope, subject), after=after
         )
         await self._store.put_limits(act, stored)
-        await self._refresh()
+        await self._told()
         return stored
 
     async def delete_limits(self, actor: Principal, scope: str, subject: str) -> None:
@@ -233,7 +234,7 @@ class AccessService:
         act = self._act(actor, "limits.delete", f"{scope}/{subject}", before=before)
         if not await self._store.delete_limits(act, scope, subject):
             raise NotFound(f"The {scope} {subject[:64]!r} has no limits of its own.")
-        await self._refresh()
+        await self._told()
 
     async def audit(self, actor: Principal, wanted: Selection = _ALL, limit: int = 100) -> list[AuditEntry]:
         """What administrators of the actor's tenant (or of all) did. Raises NotFound for another's tenant."""
@@ -247,6 +248,11 @@ class AccessService:
         """Whether the record is whole, or so many entries of it after one."""
         actor.require(Permission.TENANTS_ALL)
         return await self._audit.verify(after, limit)
+
+    async def _told(self) -> None:
+        """It is done: that this process cannot hear of it now must not make it look undone, and a new key be lost."""
+        with suppress(DatabaseUnavailable):
+            await self._refresh()
 
     def _act(self, actor: Principal, action: str, subject: str, **detail: Any) -> Act:
         return Act(self._clock.now(), actor, action, subject, detail)

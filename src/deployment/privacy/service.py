@@ -1,6 +1,7 @@
 """Use cases: what a tenant keeps, and one person's right to see it or have it erased."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from deployment.access import Act, Permission, Principal, record_acts, require_tenant
 from deployment.clock import Clock
 from deployment.database import Database
-from deployment.errors import ConfigurationError, Conflict, InvalidRequest, NotFound
+from deployment.errors import ConfigurationError, Conflict, DatabaseUnavailable, InvalidRequest, NotFound
 from deployment.privacy.model import Conversation, Erased, Wish
 from deployment.privacy.sealing import Sealer
 from deployment.privacy.store import PrivacyStore
@@ -70,7 +71,8 @@ class PrivacyService:
             await self._store.put_wish(connection, new)
             detail = {"before": _told(before[0]) if before else None, "after": _told(new)}
             await record_acts(connection, [Act(now, actor, "privacy.set", wish.tenant, detail)])
-        await self._refresh()
+        with suppress(DatabaseUnavailable):  # it is done, and heard of later
+            await self._refresh()
         return new
 
     async def export(

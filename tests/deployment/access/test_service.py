@@ -6,10 +6,20 @@ from datetime import timedelta
 import pytest
 from tests.support.held_clock import HeldClock
 
-from deployment.access import BUILT_IN_ROLES, LOCAL_OPERATOR, CreatedKey, KeyWish, Permission, Principal
+from deployment.access import BUILT_IN_ROLES, LOCAL_OPERATOR, AccessService, CreatedKey, KeyWish, Permission, Principal
+from deployment.access.audit import AuditStore
 from deployment.access.room import Access
+from deployment.access.store import AccessStore
 from deployment.database import Database
-from deployment.errors import Conflict, Forbidden, InvalidRequest, NotFound, RamseyError, Unauthenticated
+from deployment.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    RamseyError,
+    Unauthenticated,
+)
 from deployment.settings import Profile, load
 
 KEY_ADMIN = frozenset({"keys:read", "keys:write", "tenants:read", "inference", "embeddings", "jobs", "models:read"})
@@ -55,6 +65,18 @@ async def test_a_created_key_is_let_in_at_once_as_what_it_was_made(access: Acces
         caller.require_model("other")
     with pytest.raises(Forbidden, match="nodes:write"):
         caller.require(Permission.NODES_WRITE)
+
+
+async def test_a_key_that_was_made_is_shown_also_where_the_database_goes_away_just_then(database_url: str) -> None:
+    async def gone() -> None:
+        raise DatabaseUnavailable("It went away.")
+
+    database = Database(database_url)
+    await database.upgrade()
+    service = AccessService(AccessStore(database), AuditStore(database), HeldClock(), gone, {})
+    made = await service.create_key(LOCAL_OPERATOR, KeyWish("shop"))
+    assert [key.sha256 for key in await service.keys(LOCAL_OPERATOR)] == [made.new.sha256]
+    await database.close()
 
 
 async def test_only_the_hash_is_kept(access: Access, database_url: str) -> None:
