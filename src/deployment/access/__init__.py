@@ -18,10 +18,10 @@ from deployment.access.guard import (
     needs,
     public,
 )
-from deployment.access.keys import NewKey, generate_key, key_sha256
+from deployment.access.keys import generate_key, key_sha256
 from deployment.access.limits import LimitFact, LimitReached, Limits, Reservation, Sizes, ratelimit_headers
 from deployment.access.local import LocalCaller, local_admin
-from deployment.access.model import KeyRecord, Principal, Role, Tenant
+from deployment.access.model import Principal, Role, Tenant
 from deployment.access.permissions import BUILT_IN_ROLES, Permission
 from deployment.access.recorder import Recorder
 from deployment.access.required import require_authentication
@@ -43,14 +43,12 @@ __all__ = [
     "Callers",
     "CreatedKey",
     "Declared",
-    "KeyRecord",
     "KeyWish",
     "LimitFact",
     "LimitReached",
     "Limits",
     "LocalCaller",
     "Needs",
-    "NewKey",
     "Permission",
     "Principal",
     "Recorder",

@@ -1,8 +1,8 @@
 """Keys, tenants and roles in the database. Each change raises one version, which other processes watch."""
 
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from functools import lru_cache
@@ -65,10 +65,8 @@ _PAGE = 2000
 _KEY_COLUMNS = [column for column in _keys.c if column.name != "version"]
 
 
-class _Nothing(Exception):
-    """There was nothing to change; the transaction is undone."""
-
-    done = True
+class _NothingToChange(Exception):
+    """Undoes a transaction, its entry in the record too."""
 
 
 class AccessStore:
@@ -107,13 +105,15 @@ class AccessStore:
         untouched = sa.and_(
             _keys.c.public_id == old.public_id, _keys.c.replaced_by.is_(None), _keys.c.revoked_at.is_(None)
         )
-        async with self._all_or_nothing() as (connection, nothing):
-            version = await begin_change(connection, act)
-            values = {"expires_at": old.expires_at, "replaced_by": new.public_id, "version": version}
-            if not (await connection.execute(sa.update(_keys).where(untouched).values(values))).rowcount:
-                raise nothing
-            await self._insert(connection, new, version)
-        return nothing.done
+        with suppress(_NothingToChange):
+            async with self._database.write() as connection:
+                version = await begin_change(connection, act)
+                values = {"expires_at": old.expires_at, "replaced_by": new.public_id, "version": version}
+                if not (await connection.execute(sa.update(_keys).where(untouched).values(values))).rowcount:
+                    raise _NothingToChange
+                await self._insert(connection, new, version)
+            return True
+        return False
 
     async def revoke_key(self, act: Act, public_id: str) -> None:
         """Mark a key as revoked; the first time stays."""
@@ -175,12 +175,14 @@ class AccessStore:
 
     async def add_tenant(self, act: Act, tenant: Tenant) -> bool:
         """Keep a new tenant; False when there is one of that id."""
-        async with self._all_or_nothing() as (connection, nothing):
-            await begin_change(connection, act)
-            if (await connection.execute(sa.select(_tenants.c.id).where(_tenants.c.id == tenant.id))).first():
-                raise nothing
-            await connection.execute(_tenants.insert().values(asdict(tenant)))
-        return nothing.done
+        with suppress(_NothingToChange):
+            async with self._database.write() as connection:
+                await begin_change(connection, act)
+                if (await connection.execute(sa.select(_tenants.c.id).where(_tenants.c.id == tenant.id))).first():
+                    raise _NothingToChange
+                await connection.execute(_tenants.insert().values(asdict(tenant)))
+            return True
+        return False
 
     async def set_tenant_disabled(self, act: Act, tenant_id: str, at: datetime | None) -> bool:
         """Disable (or, with None, enable) a tenant; False when there is none."""
@@ -239,21 +241,13 @@ class AccessStore:
 
     async def _one(self, act: Act, statement: sa.Update | sa.Delete) -> bool:
         """Change one row; False, and nothing recorded, when there is none."""
-        async with self._all_or_nothing() as (connection, nothing):
-            await begin_change(connection, act)
-            if not (await connection.execute(statement)).rowcount:
-                raise nothing
-        return nothing.done
-
-    @asynccontextmanager
-    async def _all_or_nothing(self) -> AsyncIterator[tuple[AsyncConnection, "_Nothing"]]:
-        """A transaction that the caller undoes by raising what it was given."""
-        nothing = _Nothing()
-        try:
+        with suppress(_NothingToChange):
             async with self._database.write() as connection:
-                yield connection, nothing
-        except _Nothing:
-            nothing.done = False
+                await begin_change(connection, act)
+                if not (await connection.execute(statement)).rowcount:
+                    raise _NothingToChange
+            return True
+        return False
 
     async def _stored_limits(self, connection: AsyncConnection, query: sa.Select[Any]) -> list[StoredLimits]:
         rows = await connection.execute(query)

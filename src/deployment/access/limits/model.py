@@ -35,7 +35,6 @@ class Kind(StrEnum):
 
 
 TOKEN_KINDS = frozenset({Kind.TOKENS, Kind.DAY, Kind.MONTH})
-MONEY_KINDS = frozenset({Kind.MONEY_DAY, Kind.MONEY_MONTH})
 MONEY_UNIT = 1_000_000
 """Money is counted in millionths, for counters are whole numbers."""
 
