@@ -267,6 +267,20 @@ async def test_what_the_provider_tells_of_somebody_else(visit: Visit) -> None:
     assert (await visit.browser.who())["roles"] == ["admin"]
 
 
+@pytest.mark.parametrize(("padding", "hinted"), [(0, True), (4000, False)])
+async def test_signing_out_fits_into_the_headers_that_proxies_take(visit: Visit, padding: int, hinted: bool) -> None:
+    visit.issuer.tells = {"end_session_endpoint": f"{visit.issuer.url}/end"}
+    await visit.services.access._providers[0].refresh()
+    visit.gives(visit.issuer.sign(visit.claims(padding="x" * padding)))
+    await visit.come_back()
+    token = (await visit.browser.who())["csrf_token"]
+    headers = PAGE | {"origin": ADDRESS, "x-csrf-token": token}
+    answer = await visit.browser.http.post("/auth/logout", headers=headers, follow_redirects=False)
+    assert answer.headers["location"].startswith(f"{visit.issuer.url}/end?client_id=console")
+    assert ("id_token_hint=" in answer.headers["location"]) is hinted
+    assert sum(len(name) + len(value) + 4 for name, value in answer.headers.raw) < 4096
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -298,6 +312,13 @@ async def test_a_path_here_is_kept(visit: Visit) -> None:
     await visit.begin("?next=/admin/keys%3Flimit%3D1%26tenant%3Dacme")
     visit.gives(visit.issuer.sign(visit.claims()))
     assert (await visit.come_back()).headers["location"] == f"{ADDRESS}/admin/keys?limit=1&tenant=acme"
+
+
+async def test_the_longest_path_fits_into_a_cookie(visit: Visit) -> None:
+    await visit.begin("?next=/" + "a" * 1023)
+    assert len(str(visit.browser.cookie(COOKIE))) < 2500
+    visit.gives(visit.issuer.sign(visit.claims()))
+    assert (await visit.come_back()).headers["location"] == f"{ADDRESS}/" + "a" * 1023
 
 
 async def test_input_is_bounded(visit: Visit) -> None:
