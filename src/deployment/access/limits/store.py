@@ -1,9 +1,11 @@
 """What is used of budgets, in the database: a day's budget outlives a restart."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from deployment.access.limits.memory import Spending
 from deployment.database import Database, Moment, metadata
@@ -29,17 +31,14 @@ class SpendingStore:
             rows = await connection.execute(sa.select(_spending).where(_spending.c.ends_at > now))
             return [Spending(row.counter, row.tokens, row.ends_at) for row in rows]
 
-    async def save(self, spendings: Sequence[Spending], now: datetime) -> None:
-        """Write down how they stand, and forget those whose period is over."""
+    async def add(self, spendings: Sequence[Spending], now: datetime) -> None:
+        """Add to what is written down, for other gateways write there too; forget those whose period is over."""
         if not spendings:
             return
-        rows = [
-            {"counter": spending.counter, "tokens": spending.tokens, "ends_at": spending.ends_at}
-            for spending in spendings
-        ]
+        rows = [asdict(spending) for spending in sorted(spendings, key=lambda one: one.counter)]
         async with self._database.write() as connection:
-            counters = [row["counter"] for row in rows]
-            await connection.execute(
-                sa.delete(_spending).where(sa.or_(_spending.c.ends_at <= now, _spending.c.counter.in_(counters)))
-            )
-            await connection.execute(_spending.insert(), rows)
+            await connection.execute(sa.delete(_spending).where(_spending.c.ends_at <= now))
+            dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+            insert = dialect.insert(_spending)
+            more = {"tokens": _spending.c.tokens + insert.excluded.tokens}
+            await connection.execute(insert.on_conflict_do_update(index_elements=["counter"], set_=more), rows)

@@ -23,7 +23,9 @@ from deployment.access.limits import (
     SharedCounters,
     ratelimit_headers,
 )
+from deployment.access.limits.keeper import BudgetKeeper
 from deployment.access.limits.memory import Spending
+from deployment.access.limits.store import SpendingStore
 from deployment.clock import SystemClock
 from deployment.database import Database
 from deployment.settings import LimitsSettings, load
@@ -334,6 +336,31 @@ async def test_budgets_outlive_a_restart(database_url: str) -> None:
     assert await spend(30) == (70, 60)
     with pytest.raises(LimitReached, match="key tokens/month"):
         await spend(61)
+
+
+async def test_gateways_without_redis_add_up_what_they_spent_of_a_budget(database_url: str) -> None:
+    database, clock = Database(database_url), HeldClock()
+    await database.upgrade()
+    book = RuleBook(LimitsSettings.model_validate({"key": {"tokens_per_day": 1000}}), clock)
+
+    def gateway() -> tuple[Limits, BudgetKeeper]:
+        counters = MemoryCounters(clock)
+        return Limits(book, counters), BudgetKeeper(counters, SpendingStore(database), clock)
+
+    running = [gateway() for _ in range(3)]
+    for _ in range(5):
+        for mine, _ in running:
+            (await mine.reserve(caller(), "m", 50)).settle(10)
+        await asyncio.gather(*(keeper.save() for _, keeper in running))
+    await asyncio.gather(*(keeper.save() for _, keeper in running))  # nothing new
+    late, keeper = gateway()
+    (await late.reserve(caller(), "m", 7)).settle(7)  # before its database came
+    await keeper.save()
+    assert (await late.reserve(caller(), "m", 1)).facts[0].remaining == 1000 - 3 * 5 * 10 - 7 - 1
+    again, keeper = gateway()
+    await keeper.save()
+    assert (await again.reserve(caller(), "m", 1)).facts[0].remaining == 1000 - 3 * 5 * 10 - 7 - 1
+    await database.close()
 
 
 async def test_what_was_spent_before_the_database_came_is_added() -> None:
