@@ -5,6 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import structlog
+
 from deployment.errors import DatabaseUnavailable
 
 
@@ -24,5 +26,9 @@ async def written_behind(step: Callable[[], Awaitable[None]], every_s: float) ->
 async def _loop(step: Callable[[], Awaitable[None]], every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
-        with contextlib.suppress(DatabaseUnavailable):
+        try:
             await step()
+        except DatabaseUnavailable:
+            continue
+        except Exception as error:  # whatever it is, it must not end the writing for good
+            structlog.get_logger("deployment.access").error("not_written_behind", exc_info=error)

@@ -94,6 +94,8 @@ class Sync:
             await step()
         except DatabaseUnavailable as error:
             self._note(error.message, "; ".join(getattr(error, "__notes__", ())))
+        except Exception as error:  # a row that cannot be read must not end the following: keys would stay for ever
+            self._note(f"What is stored of keys cannot be used: {type(error).__name__}.", str(error))
         else:
             self._note(None)
 

@@ -181,6 +181,10 @@ class Keeper:
             if self.problem is None:
                 self._log.error("conversations_not_kept", reason=error.message)
             self.problem = f"Conversations wait to be kept: {error.message}"
+        except Exception as error:  # whatever it is, it must not end the keeping, nor the deleting, for good
+            if self.problem is None:
+                self._log.error("conversations_not_kept", exc_info=error)
+            self.problem = f"Conversations wait to be kept: {type(error).__name__}."
         else:
             self.problem = None
 

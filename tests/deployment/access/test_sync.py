@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from tests.support.held_clock import HeldClock
 
 from deployment.access import LOCAL_OPERATOR, Access, CreatedKey, KeyWish, Principal, generate_key
@@ -149,6 +150,31 @@ async def test_acts_outside_the_database_are_recorded_once_it_is_back(database_u
         ("node.remove", "a"),
     ]
     await database.close()
+
+
+async def test_a_row_that_cannot_be_read_is_told_and_does_not_end_the_following(database_url: str) -> None:
+    async with room(database_url) as here:
+        created = await make(here)
+        database, raised = Database(database_url), sa.text("UPDATE access_version SET version = version + 1")
+        broken = "INSERT INTO roles (name, permissions, created_at) VALUES ('x', 'null', CURRENT_TIMESTAMP)"
+        end = time.monotonic() + 30
+        async with database.write() as connection:
+            await connection.execute(sa.text(broken))
+            await connection.execute(raised)
+        while not any("cannot be used: TypeError" in problem for problem in here.problems):
+            assert time.monotonic() < end
+            await asyncio.sleep(0.02)
+        revoked = "UPDATE api_keys SET revoked_at = CURRENT_TIMESTAMP, version = (SELECT version FROM access_version)"
+        async with database.write() as connection:
+            await connection.execute(sa.text("DELETE FROM roles WHERE name = 'x'"))
+            await connection.execute(raised)
+            await connection.execute(sa.text(revoked))
+        while here.problems:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.02)
+        with pytest.raises(Unauthenticated):
+            call(here, created.new.key)
+        await database.close()
 
 
 async def test_the_last_use_is_written_when_a_process_ends(database_url: str) -> None:
