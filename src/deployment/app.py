@@ -44,7 +44,7 @@ from deployment.privacy import Privacy
 from deployment.releases import BLOBS, BringUp, CatalogueRoom, Traffic, TrafficRoom
 from deployment.releases.rollout import FromCatalogue, Rollouts
 from deployment.secret_store import SecretStore
-from deployment.settings import Profile, Settings, environment
+from deployment.settings import Profile, Settings, environment, redis_address
 from deployment.telemetry import Metrics, configure_logging
 
 _log = structlog.get_logger("app")
@@ -123,7 +123,9 @@ def _cache(settings: Settings, clock: Clock) -> tuple[Store | None, SemanticInde
         return None, None
     semantic = SemanticIndex(cache.semantic_threshold, cache.semantic_entries) if cache.semantic else None
     if cache.redis_url:
-        return RedisStore.from_url(cache.redis_url.get_secret_value(), cache.ttl_seconds, cache.max_bytes), semantic
+        return RedisStore.from_url(
+            redis_address(cache.redis_url, "cache.redis_url"), cache.ttl_seconds, cache.max_bytes
+        ), semantic
     return MemoryStore(cache.max_bytes, cache.ttl_seconds, clock.monotonic), semantic
 
 

@@ -65,6 +65,13 @@ class Database:
         self._follow = follow
 
     @property
+    def shown_url(self) -> str:
+        """Where it is, without a password, which may also stand among the parameters."""
+        url = self.url.set(drivername=self.url.get_backend_name())
+        query = {name: value for name, value in url.query.items() if name in {"host", "port", "ssl", "sslmode"}}
+        return url.set(query=query).render_as_string()
+
+    @property
     def is_sqlite(self) -> bool:
         """Whether the state is a file on this machine."""
         return self.url.get_backend_name() == "sqlite"
@@ -164,7 +171,7 @@ class Database:
         """Whoever asks for /health reads the message, and need not learn where the database is; logs show the note."""
         kind = self.url.get_backend_name()
         error = DatabaseUnavailable(f"The database ({kind}) does not answer: {type(reason).__name__}.")
-        error.add_note(f"{self.url.render_as_string()}: {reason}")
+        error.add_note(f"{self.shown_url}: {reason}")
         return error
 
 
@@ -178,7 +185,7 @@ def database_url(settings: Settings) -> str:
 def _with_driver(url: str | sa.URL) -> sa.URL:
     try:
         parsed = make_url(url)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):  # ValueError: of a port that is no number
         raise ConfigurationError("database.url is not a URL.", hint=_URL_HINT) from None
     drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
     backend = parsed.drivername.partition("+")[0]

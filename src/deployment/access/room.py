@@ -25,7 +25,7 @@ from deployment.access.store import AccessStore
 from deployment.access.sync import Sync
 from deployment.clock import Clock
 from deployment.database import Database
-from deployment.settings import Settings
+from deployment.settings import Settings, redis_address
 
 
 class Access:
@@ -124,4 +124,4 @@ def _counters(settings: Settings, clock: Clock) -> MemoryCounters | SharedCounte
         return MemoryCounters(clock)
     # A request that lived longer than it may has died without saying so: its place is free again.
     lease_s = settings.engine.request_timeout + 60.0
-    return SharedCounters.at(url.get_secret_value(), settings.limits.gateways, lease_s, clock)
+    return SharedCounters.at(redis_address(url, "limits.redis_url"), settings.limits.gateways, lease_s, clock)

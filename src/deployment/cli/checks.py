@@ -23,7 +23,7 @@ from deployment.errors import ConfigurationError, RamseyError
 from deployment.modelfile import load as load_modelfile
 from deployment.ollama_client import OllamaClient, Timeouts
 from deployment.releases import check_model
-from deployment.settings import EngineKind, Settings, environment
+from deployment.settings import EngineKind, Settings, environment, shown_url
 
 State = Literal["ok", "warning", "wrong"]
 OLDEST_PYTHON = (3, 11)
@@ -107,10 +107,7 @@ def state(settings: Settings) -> list[Finding]:
             await database.check()
         finally:
             await database.close()
-        url = database.url
-        return (
-            str(url.database) if database.is_sqlite else url.set(drivername=url.get_backend_name()).render_as_string()
-        )
+        return str(database.url.database) if database.is_sqlite else database.shown_url
 
     try:
         return [Finding("state", "ok", asyncio.run(look()))]
@@ -173,19 +170,21 @@ async def _engine(settings: Settings, url: str) -> list[Finding]:
 def _no_engine(settings: Settings, url: str, found: Found) -> Finding:
     if found.presence is not Presence.NOBODY:
         other = "Stop it, or set RAMSEY_ENGINE__HOST to another address."
-        return Finding("engine", "wrong", f"what is at {url} is no engine that answers", other)
+        return Finding("engine", "wrong", f"what is at {shown_url(url)} is no engine that answers", other)
     if settings.pool.nodes or not settings.engine.launch:
-        return Finding("engine", "wrong", f"nobody answers at {url}", "Start Ollama there, or correct the address.")
+        return Finding(
+            "engine", "wrong", f"nobody answers at {shown_url(url)}", "Start Ollama there, or correct the address."
+        )
     ollama = shutil.which("ollama", path=environment().get("PATH"))
     if settings.engine.kind is EngineKind.OLLAMA and not ollama:
         mend = "Install it (https://ollama.com/download), or set RAMSEY_ENGINE__KIND=embedded."
         return Finding("engine", "wrong", "engine.kind is ollama, and there is no `ollama` on the PATH", mend)
     which = ollama if ollama and settings.engine.kind is not EngineKind.EMBEDDED else "the embedded engine"
-    return Finding("engine", "ok", f"nobody at {url}; `ramsey up` starts {which}")
+    return Finding("engine", "ok", f"nobody at {shown_url(url)}; `ramsey up` starts {which}")
 
 
 def _version(found: Found, url: str) -> Finding:
-    text = f"{found.kind.value} {found.version} at {url}"
+    text = f"{found.kind.value} {found.version} at {shown_url(url)}"
     if found.kind is EngineKind.OLLAMA and version_of(found.version) < OLDEST_OLLAMA:
         oldest = ".".join(map(str, OLDEST_OLLAMA))
         return Finding("engine", "wrong", f"{text} has known holes", f"Update Ollama: {oldest} or newer is needed.")

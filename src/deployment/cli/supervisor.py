@@ -26,7 +26,7 @@ from deployment.errors import RamseyError, StartupError
 from deployment.ollama_client import OllamaClient
 from deployment.releases import Release, check_model, deploy
 from deployment.secret_store import looked_up
-from deployment.settings import Profile, Settings, api_key, environment
+from deployment.settings import Profile, Settings, api_key, environment, shown_url
 
 _ASK_S = 180.0
 
@@ -107,7 +107,7 @@ async def _start(
             engine = await launch(settings)
             stack.push_async_callback(engine.stop)
             urls = [engine.url]
-            described = f"{engine.kind.value} {engine.version} at {engine.url}"
+            described = f"{engine.kind.value} {engine.version} at {shown_url(engine.url)}"
         phase.detail = described if engine is None or engine.started_by_us else f"{described} (was there)"
     release = None
     if urls:

@@ -17,7 +17,7 @@ import structlog
 from deployment.engines.admission import Admission
 from deployment.engines.node import Node
 from deployment.errors import ConfigurationError
-from deployment.settings import PoolSettings
+from deployment.settings import PoolSettings, redis_address
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -78,10 +78,9 @@ class Leases:
             raise ConfigurationError(
                 "pool.redis_url is set, but redis is not installed.", hint="pip install 'ramsey[redis]'"
             ) from None
+        address = redis_address(self._settings.redis_url, "pool.redis_url")
         limit = min(1.0, self._settings.lease_seconds / 4)
-        self._redis = Redis.from_url(
-            self._settings.redis_url.get_secret_value(), socket_timeout=limit, socket_connect_timeout=limit
-        )
+        self._redis = Redis.from_url(address, socket_timeout=limit, socket_connect_timeout=limit)
         lua = resources.files("deployment.engines").joinpath("share.lua").read_text()
         self._script = self._redis.register_script(lua)
         self._admission.on_wait = self._wake.set

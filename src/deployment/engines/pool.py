@@ -29,7 +29,7 @@ from deployment.engines.policies import policy_of
 from deployment.engines.warm import Warmer
 from deployment.errors import ConfigurationError, EngineError, InvalidRequest, NotFound
 from deployment.ollama_client import OllamaClient, Timeouts
-from deployment.settings import Settings
+from deployment.settings import Settings, shown_url
 
 _DRAIN_POLL_S = 0.02
 _PS_TIMEOUT_S = 2.0
@@ -217,7 +217,7 @@ class EnginePool:
         for node in self._admission.nodes.values():
             if node.name == spec.name or node.spec.url == spec.url:
                 raise InvalidRequest(
-                    f"{node.name} at {node.spec.url} is in the pool already.",
+                    f"{node.name} at {shown_url(node.spec.url)} is in the pool already.",
                     hint=f"`ramsey nodes remove {node.name}` first.",
                 )
         await self._change(self._membership.with_added(spec))

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from deployment.access import AdminRoute, Authenticator, Needs, Permission, Principal, Recorder
 from deployment.engines import EnginePool, NodeSpec, NodeState, NodeView
 from deployment.ollama_connection import is_link_local
+from deployment.settings import shown_url
 from deployment.texts import PlainLine
 
 _DRAIN_LIMIT_S = 3600.0
@@ -144,8 +145,9 @@ def node_routes(pool: EnginePool, authenticator: Authenticator, recorder: Record
 
 def _told(view: NodeView) -> dict[str, Any]:
     """For the record."""
-    return {name: getattr(view, name) for name in ("url", "slots", "weight", "labels", "source")}
+    told = {name: getattr(view, name) for name in ("slots", "weight", "labels", "source")}
+    return {"url": shown_url(view.url), **told}
 
 
 def _out(view: NodeView) -> NodeOut:
-    return NodeOut.model_validate(asdict(view))
+    return NodeOut.model_validate(asdict(view) | {"url": shown_url(view.url)})

@@ -14,7 +14,7 @@ from deployment.engines import EnginePool
 from deployment.errors import EngineUnavailable
 from deployment.releases.catalogue import CatalogueRoom
 from deployment.releases.traffic import Traffic, TrafficStore
-from deployment.settings import Settings
+from deployment.settings import Settings, shown_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ async def local_releases(settings: Settings, clock: Clock, *, nodes: bool) -> As
             await stack.enter_async_context(pool)
             await pool.check()
             if not any(node.version for node in pool.view()):
-                told = ", ".join(node.url for node in pool.view()) or "none is named"
+                told = ", ".join(shown_url(node.url) for node in pool.view()) or "none is named"
                 raise EngineUnavailable(f"No node answers ({told}).", hint="Start one: ramsey up.")
         room = CatalogueRoom(settings, database, pool, traffic, caller, clock)
         await stack.enter_async_context(room.running())

@@ -13,6 +13,7 @@ from deployment.settings.access import (
     Price,
     SessionSettings,
 )
+from deployment.settings.addresses import redis_address, shown_url
 from deployment.settings.engines import EngineKind, EngineSettings, NodeSettings, PlacementPolicy, PoolSettings
 from deployment.settings.environment import OTHER_VARIABLES, api_key, environment, ollama_host_url
 from deployment.settings.loading import CONFIG_FILE, config_path, describe_variables, load
@@ -64,4 +65,6 @@ __all__ = [
     "environment",
     "load",
     "ollama_host_url",
+    "redis_address",
+    "shown_url",
 ]

@@ -6,6 +6,7 @@ from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from deployment.settings.addresses import Url
 from deployment.settings.section import Seconds, Section
 
 
@@ -24,8 +25,9 @@ class EngineSettings(Section):
         EngineKind.AUTO,
         description="auto: an Ollama that answers at the host, else an `ollama` on the PATH, else embedded.",
     )
-    host: str = Field(
+    host: Url = Field(
         "http://127.0.0.1:11434",
+        repr=False,
         description="Where the engine answers, or where one is started. OLLAMA_HOST is its default.",
     )
     launch: bool = Field(
@@ -77,7 +79,9 @@ class NodeSettings(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$",
         description="What the node is called in views and metrics.",
     )
-    url: str = Field(pattern=r"^https?://[^/\s]+$", description="Where it answers, for instance http://10.0.0.5:11434.")
+    url: Url = Field(
+        repr=False, pattern=r"^https?://[^/\s]+$", description="Where it answers, for instance http://10.0.0.5:11434."
+    )
     labels: dict[str, str] = Field(default_factory=dict, description="Free labels; `region` counts in placement.")
     weight: float = Field(1.0, gt=0, le=1000, description="Share of the traffic under the policy `weighted`.")
     slots: int | None = Field(

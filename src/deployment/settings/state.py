@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from deployment.settings.addresses import Url
 from deployment.settings.section import Seconds, Section
 
 
@@ -25,7 +26,7 @@ class SecretsSettings(Section):
     refresh_seconds: Seconds = Field(
         300.0, description="Time between two looks at Vault and AWS, in seconds; files are read when they change."
     )
-    vault_url: str | None = Field(None, pattern=r"^https?://[^\s]+$", description="HashiCorp Vault.")
+    vault_url: Url | None = Field(None, repr=False, pattern=r"^https?://[^\s]+$", description="HashiCorp Vault.")
     vault_auth: Literal["token", "approle", "kubernetes"] = Field("token", description="How to log in to Vault.")
     vault_auth_mount: str | None = Field(None, description="Where that way is mounted; by default its name.")
     vault_mount: str = Field("secret", min_length=1, description="Mount of the key-value store, version 2.")

@@ -13,7 +13,7 @@ import structlog
 from deployment.engines.launching.presence import Found, Presence, probe
 from deployment.engines.launching.recipe import Plan
 from deployment.errors import RamseyError, StartupError
-from deployment.settings import EngineKind, Settings
+from deployment.settings import EngineKind, Settings, shown_url
 
 _POLL_S = 0.05
 _STOP_S = 10.0
@@ -94,7 +94,7 @@ class Child:
                 return found
             await asyncio.sleep(_POLL_S)
         raise StartupError(
-            f"The engine doesn't answer at {self._url} after {limit:g} s. {self._last_lines(begin)}",
+            f"The engine doesn't answer at {shown_url(self._url)} after {limit:g} s. {self._last_lines(begin)}",
             hint=f"Its whole output: {self.log_path}. A slow machine may need RAMSEY_ENGINE__START_TIMEOUT.",
         )
 

@@ -11,7 +11,7 @@ from deployment.engines.launching.child import Child, opened
 from deployment.engines.launching.presence import Found, Presence, is_launchable, probe, wait_while_silent
 from deployment.engines.launching.recipe import plan
 from deployment.errors import StartupError
-from deployment.settings import EngineKind, Settings, environment
+from deployment.settings import EngineKind, Settings, environment, shown_url
 
 _POLL_S = 0.05
 
@@ -79,7 +79,8 @@ def _check_address(url: str) -> None:
         port = 0
     if port == 0:
         raise StartupError(
-            f"The engine's address {url} has no usable port.", hint="Set RAMSEY_ENGINE__HOST=http://127.0.0.1:11434."
+            f"The engine's address {shown_url(url)} has no usable port.",
+            hint="Set RAMSEY_ENGINE__HOST=http://127.0.0.1:11434.",
         )
 
 
@@ -88,21 +89,24 @@ def _accepted(found: Found, url: str, settings: Settings) -> Found:
     elsewhere = f"Stop it, or put the engine elsewhere: RAMSEY_ENGINE__HOST=http://127.0.0.1:{_other_port(url)}."
     match found.presence:
         case Presence.STRANGER:
-            raise StartupError(f"Something that is not Ollama answers at {url}.", hint=elsewhere)
+            raise StartupError(f"Something that is not Ollama answers at {shown_url(url)}.", hint=elsewhere)
         case Presence.SILENT:
             raise StartupError(
-                f"Something at {url} takes connections and has not answered for {settings.engine.start_timeout:g} s.",
+                f"Something at {shown_url(url)} takes connections and has not answered for "
+                f"{settings.engine.start_timeout:g} s.",
                 hint=elsewhere,
             )
         case Presence.NOBODY:
-            raise StartupError(f"No engine answers at {url}.", hint=_why_not_started(url))
+            raise StartupError(f"No engine answers at {shown_url(url)}.", hint=_why_not_started(url))
     if settings.engine.kind is EngineKind.EMBEDDED and found.kind is EngineKind.OLLAMA:
         raise StartupError(
-            f"An Ollama answers at {url}, and engine.kind is embedded.",
+            f"An Ollama answers at {shown_url(url)}, and engine.kind is embedded.",
             hint=f"{elsewhere} Or use it: RAMSEY_ENGINE__KIND=auto.",
         )
     if settings.engine.kind is EngineKind.OLLAMA and found.kind is EngineKind.EMBEDDED:
-        raise StartupError(f"The embedded engine answers at {url}, and engine.kind is ollama.", hint=elsewhere)
+        raise StartupError(
+            f"The embedded engine answers at {shown_url(url)}, and engine.kind is ollama.", hint=elsewhere
+        )
     return found
 
 

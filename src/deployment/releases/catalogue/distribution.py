@@ -20,6 +20,7 @@ from deployment.ollama_client import OllamaClient, Timeouts
 from deployment.releases.catalogue.model import CatalogueEntry, with_files
 from deployment.releases.catalogue.service import Catalogue
 from deployment.releases.model import Recipe, differences
+from deployment.settings import shown_url
 
 _CREATE_S, _CREATE_BYTES_PER_S = 600.0, 20e6
 """A node may write the weights anew while it creates, without a sign of life."""
@@ -327,6 +328,7 @@ def _differs(name: str, node: NodeView, digest: str, holder: NodeView | None, no
     if holder.version != node.version:
         return (
             f"{text} as on {holder.name}: it runs Ollama {node.version}, {holder.name} {holder.version}, and versions "
-            f"write weights differently. Run one version, then delete it there: OLLAMA_HOST={node.url} ollama rm {name}"
+            "write weights differently. Run one version, then delete it there: "
+            f"OLLAMA_HOST={shown_url(node.url)} ollama rm {name}"
         )
-    return f"{text} as on {holder.name}. Delete it there: OLLAMA_HOST={node.url} ollama rm {name}"
+    return f"{text} as on {holder.name}. Delete it there: OLLAMA_HOST={shown_url(node.url)} ollama rm {name}"
