@@ -8,7 +8,7 @@ from bench.machine import rss_mb
 from bench.report import Table, number, verdict
 
 AT = (1_000, 10_000, 100_000, 200_000, 300_000, 400_000)
-FROM = 200_000  # by then what is remembered of a bounded number of requests (answers to vote on, sessions) is full
+FROM = 100_000  # by then what is remembered of a bounded number of requests (answers to vote on, sessions) is full
 MOST_GROWTH = 1.03
 MOST_MB = 150.0
 
