@@ -389,6 +389,21 @@ async def test_slow_tokens_within_their_time_are_fine(node: FakeNode) -> None:
         assert (await collect(await client.generate("x", stream=True))).text == REPLY
 
 
+async def test_each_request_on_a_kept_connection_has_its_own_time(client: OllamaClient, node: FakeNode) -> None:
+    body = {"model": MODEL, "prompt": "x", "stream": True}
+    assert (await collect(client.events("/api/generate", body, timeouts=QUICK))).text == REPLY
+    node.fail("hang", after=0, times=1)
+    waiting = asyncio.create_task(read(client.events("/api/generate", body)))
+    await asyncio.sleep(2 * QUICK.first_token)  # the time of the request before is over
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert (await client.generate("x")).text == REPLY
+    node.fail("hang", after=0, times=1)
+    _, error = await read(client.events("/api/generate", body, timeouts=QUICK))
+    assert isinstance(error, EngineTimeout)
+
+
 async def test_a_slow_consumer_is_not_the_nodes_fault(node: FakeNode) -> None:
     async with connected(node) as client:
         node.fail("slow", seconds=0.01)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from deployment.clock import Clock
 from deployment.engines.admission import Slot
@@ -29,8 +29,7 @@ class Tools:
     """The one that runs, once the pool has started: to ask for it is a system call each time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What to ask of a node, and how."""
 
     path: str

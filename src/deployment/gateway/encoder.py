@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from deployment.errors import RamseyError
 from deployment.ollama_client import Delta, Done, Generation
@@ -13,8 +13,7 @@ def unique_id() -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What every answer carries: who asked for which name, and which release answers."""
 
     request_id: str

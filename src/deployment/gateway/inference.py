@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -55,8 +55,7 @@ class Asked:
     """The release that was asked for by its tag; None where the traffic decides."""
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(NamedTuple):
     """A name that a caller used, and the release that answers for it."""
 
     model: str
@@ -71,8 +70,7 @@ class Served:
         return self.choice.release
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(NamedTuple):
     """How large a request may be, and what is fixed for every one."""
 
     max_prompt_chars: int

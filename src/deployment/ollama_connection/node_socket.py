@@ -5,7 +5,7 @@ The parser is llhttp, as in the listener.
 """
 
 import asyncio
-from typing import cast
+from typing import Protocol, cast
 
 import httptools
 
@@ -21,10 +21,19 @@ class NotHttp(ConnectionError):
     """The node sent what is no answer in HTTP; the text says what it sent."""
 
 
+class Alarm(Protocol):
+    """Who bounds the time of a request."""
+
+    def ring(self) -> float | None:
+        """The time may be over: None when it is, else when to ring again, on the loop's clock."""
+        ...
+
+
 class NodeSocket(asyncio.Protocol):
     """A connection that `send` may use when it is new, and again whenever `reusable`."""
 
     __slots__ = (
+        "_alarm",
         "_bodiless",
         "_ended",
         "_error",
@@ -38,6 +47,8 @@ class NodeSocket(asyncio.Protocol):
         "_pieces",
         "_size",
         "_status",
+        "_timer",
+        "_timer_at",
         "_transport",
         "_waiter",
         "_writable",
@@ -55,6 +66,9 @@ class NodeSocket(asyncio.Protocol):
         self._paused = False
         self._ended = True
         self._keeps = True
+        self._alarm: Alarm | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self.lost = False
         self.uses = 0
         """Requests that went out on it."""
@@ -120,6 +134,28 @@ class NodeSocket(asyncio.Protocol):
             self._transport.resume_reading()
         return data
 
+    def wake(self, alarm: Alarm | None, at: float) -> None:
+        """Ring an alarm at a time of the loop's, and abort when it says so; None: no more.
+
+        The timer of an earlier request serves again where it rings early enough: a timer each would cost more.
+        """
+        self._alarm = alarm
+        if alarm is None or self.lost or (self._timer is not None and self._timer_at <= at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = self._loop.call_at(at, self._ring), at
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._alarm is None:
+            return
+        again = self._alarm.ring()
+        if again is None:
+            self.abort()
+        else:
+            self.wake(self._alarm, again)
+
     def abort(self) -> None:
         """Cut the connection; whoever reads gets ConnectionAbortedError."""
         self._fail(ConnectionAbortedError())
@@ -175,6 +211,9 @@ class NodeSocket(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""
         self.lost = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if not self._ended:
             if exc is None and self._status is not None and not self._framed:
                 self._ended = True  # a body without a length ends with its connection

@@ -21,12 +21,13 @@ class Timeouts:
 
 
 class Watch:
-    """The time-outs of one stream, on one timer that is moved only when it rings: no work per token.
+    """The time-outs of one stream. Its socket rings it, on one timer that is moved only when it rings: no work per
+    token, and for most requests none either.
 
     It counts while we wait for the node, not while the consumer is busy; the total counts always.
     """
 
-    __slots__ = ("_end", "_first", "_handle", "_limit", "_limits", "_loop", "_since", "_socket", "expired")
+    __slots__ = ("_end", "_first", "_limit", "_limits", "_loop", "_since", "_socket", "expired")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, first: float, limits: Timeouts) -> None:
         self._loop = loop
@@ -35,7 +36,6 @@ class Watch:
         self._since: float | None = loop.time()
         self._end = self._since + limits.total
         self._first = True
-        self._handle: asyncio.TimerHandle | None = None
         self._socket: NodeSocket | None = None
         self.expired = False
 
@@ -48,12 +48,12 @@ class Watch:
     def start(self, socket: NodeSocket) -> None:
         """From now on, cut the connection when its time is over."""
         self._socket = socket
-        self._arm()
+        socket.wake(self, self.deadline)
 
     def stop(self) -> None:
         """No more time-outs."""
-        if self._handle is not None:
-            self._handle.cancel()
+        if self._socket is not None:
+            self._socket.wake(None, 0.0)
 
     def wait(self) -> None:
         """The wait for the next token begins; that for the first began with the request."""
@@ -67,8 +67,8 @@ class Watch:
         self._limit = limit
         self._since = None
         self._first = False
-        if sooner:
-            self._arm()
+        if sooner and self._socket is not None:
+            self._socket.wake(self, self.deadline)
 
     def late(self) -> EngineTimeout:
         """Which time-out it was."""
@@ -79,14 +79,9 @@ class Watch:
             return EngineTimeout(f"The engine gave no first token within {limits.first_token:g} s.")
         return EngineTimeout(f"The engine was silent for {limits.token:g} s between two tokens.")
 
-    def _arm(self) -> None:
-        self.stop()
-        self._handle = self._loop.call_at(self.deadline, self._ring)
-
-    def _ring(self) -> None:
+    def ring(self) -> float | None:
+        """The time may be over: None when it is, else when to ring again."""
         if self._loop.time() < self.deadline:
-            self._arm()
-            return
+            return self.deadline
         self.expired = True
-        if self._socket is not None:
-            self._socket.abort()
+        return None
