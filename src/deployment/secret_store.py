@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import structlog
 from pydantic import BaseModel, SecretStr
 
+from deployment.background import forever
 from deployment.errors import ConfigurationError
 from deployment.settings import SecretsSettings, Settings, environment
 from deployment.vault import Vault, VaultError
@@ -58,7 +59,7 @@ class SecretStore:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Look up again in the background until the end."""
-        loop = asyncio.create_task(self._loop()) if self._values else None
+        loop = asyncio.create_task(forever(self._loop, "secrets")) if self._values else None
         try:
             yield
         finally:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from deployment.background import forever
 from deployment.engines.model import NodeSpec
 from deployment.errors import ConfigurationError
 from deployment.settings import PoolSettings
@@ -97,7 +98,7 @@ class Discovery:
     def start(self) -> None:
         """Begin, where there are names."""
         if self._names:
-            self._task = asyncio.create_task(self._run(), name="discovery")
+            self._task = asyncio.create_task(forever(self._run, "nodes by DNS"), name="discovery")
 
     async def close(self) -> None:
         """End."""

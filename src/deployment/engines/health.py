@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
 
+from deployment.background import forever
 from deployment.clock import Clock
 from deployment.engines import breaker
 from deployment.engines.admission import Admission
@@ -84,7 +86,9 @@ class Health:
         """Check the node from now on."""
         self._wake[node.name] = asyncio.Event()
         self._checking[node.name] = asyncio.Lock()
-        self._watches[node.name] = asyncio.create_task(self._watch(node), name=f"health {node.name}")
+        self._watches[node.name] = asyncio.create_task(
+            forever(partial(self._watch, node), f"checks of {node.name}"), name=f"health {node.name}"
+        )
 
     def look_again(self, node: Node) -> None:
         """Something happened on the node: check it soon."""
@@ -164,7 +168,7 @@ class Health:
     async def _list(self, node: Node, path: str) -> list[dict[str, Any]]:
         answer = await node.client.request("GET", path, timeout_s=self._settings.health_timeout)
         models = answer.get("models")
-        if not isinstance(models, list):
+        if not isinstance(models, list) or not all(isinstance(row, dict) for row in models):
             raise EngineProtocolError("The engine's answer holds no list of models.")
         return models
 

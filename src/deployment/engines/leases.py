@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from deployment.background import forever
 from deployment.engines.admission import Admission
 from deployment.engines.node import Node
 from deployment.errors import ConfigurationError
@@ -84,7 +85,7 @@ class Leases:
         lua = resources.files("deployment.engines").joinpath("share.lua").read_text()
         self._script = self._redis.register_script(lua)
         self._admission.on_wait = self._wake.set
-        self._task = asyncio.create_task(self._run(), name="leases")
+        self._task = asyncio.create_task(forever(self._run, "slots shared by Redis"), name="leases")
 
     async def close(self) -> None:
         """Give everything back, and end."""

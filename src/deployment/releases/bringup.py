@@ -8,6 +8,7 @@ from typing import Self
 
 import structlog
 
+from deployment.background import forever
 from deployment.engines import EnginePool, NodeView, RunningEngine, launch
 from deployment.errors import DatabaseUnavailable, DiskFull, EngineUnavailable, RamseyError
 from deployment.ollama_client import OllamaClient
@@ -49,7 +50,7 @@ class BringUp:
 
     async def __aenter__(self) -> Self:
         """Begin."""
-        self._task = asyncio.create_task(self._run())
+        self._task = asyncio.create_task(forever(self._run, "bringing up"))
         return self
 
     async def __aexit__(
@@ -75,6 +76,9 @@ class BringUp:
                 _log.warning("not serving yet", reason=self.problem, retry_s=wait)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, _LAST_RETRY_S)
+            except Exception as error:
+                self.problem = f"It did not come up: unexpected {type(error).__name__}; the log says more."
+                raise
             else:
                 self.problem = None
                 break

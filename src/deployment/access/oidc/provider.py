@@ -10,6 +10,7 @@ import aiohttp
 import orjson
 import structlog
 
+from deployment.background import forever
 from deployment.clock import Clock
 from deployment.errors import ProviderUnavailable
 from deployment.settings import OidcProvider
@@ -103,7 +104,7 @@ class Provider:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the keys up to date until the end. A provider that is away doesn't keep us from starting."""
-        loop = asyncio.create_task(self._loop())
+        loop = asyncio.create_task(forever(self._loop, "keys of a provider"))
         try:
             yield
         finally:

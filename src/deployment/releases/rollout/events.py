@@ -10,6 +10,7 @@ import aiohttp
 import orjson
 import structlog
 
+from deployment.background import forever
 from deployment.database import Database
 from deployment.errors import DatabaseUnavailable
 from deployment.releases.rollout.plan import Webhook
@@ -51,7 +52,7 @@ class Notifier:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Tell in the background until the end."""
-        task = asyncio.create_task(self._loop())
+        task = asyncio.create_task(forever(self._loop, "webhooks"))
         try:
             yield
         finally:

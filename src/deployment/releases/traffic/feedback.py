@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deployment.access import Principal
+from deployment.background import forever
 from deployment.clock import Clock
 from deployment.database import Database
 from deployment.errors import Conflict, DatabaseUnavailable, NotFound
@@ -95,7 +96,7 @@ class FeedbackService:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Look for votes until the end."""
-        loop = asyncio.create_task(self._loop())
+        loop = asyncio.create_task(forever(self._loop, "votes"))
         try:
             yield
         finally:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
+from deployment.background import forever
 from deployment.clock import Clock
 from deployment.database import Database
 from deployment.errors import DatabaseUnavailable, Draining, RamseyError
@@ -184,7 +185,7 @@ class Recorder:
         with contextlib.suppress(DatabaseUnavailable):
             async with self._database.write() as connection:
                 await self._store.forget(connection, self._clock.now() - _FORGET)
-        loop = asyncio.create_task(self._loop())
+        loop = asyncio.create_task(forever(self._loop, "outcomes"))
         try:
             yield
         finally:

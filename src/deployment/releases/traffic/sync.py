@@ -10,6 +10,7 @@ from datetime import datetime
 
 import structlog
 
+from deployment.background import forever
 from deployment.clock import Clock
 from deployment.database import Database
 from deployment.errors import Conflict, DatabaseUnavailable
@@ -85,7 +86,7 @@ class TrafficSync:
         if self.problem is not None and (known := await asyncio.to_thread(self._file.read)):
             _log.warning("the table of the last time is used", models=[split.model for split in known])
             self._swap(known, 0)
-        loop = asyncio.create_task(self._loop())
+        loop = asyncio.create_task(forever(self._loop, "traffic"))
         try:
             yield
         finally:
@@ -157,6 +158,11 @@ class TrafficSync:
             await step()
         except DatabaseUnavailable as error:
             self._note(f"The traffic table stays as it is. {error.message}")
+        except Exception as error:  # a row that cannot be read must not keep out all that comes after it
+            self._fresh = False
+            if self.problem is None:
+                _log.error("the traffic table cannot be used", exc_info=error)
+            self._note(f"The traffic table stays as it is: what is stored cannot be used ({type(error).__name__}).")
         else:
             self._note(None)
 

@@ -136,3 +136,25 @@ def test_a_file_that_cannot_be_read_is_no_table(tmp_path: Path) -> None:
     for content in (b"{", b"[]", b'{"models": {"m": {"shares": 5}}}', b'{"models": []}'):
         (tmp_path / "traffic.json").write_bytes(content)
         assert file.read() == []
+
+
+async def test_a_row_that_cannot_be_read_keeps_the_table_and_is_told_and_what_comes_later_is_followed(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with process(database_url, tmp_path / "a") as here:
+        await here.put(single("ramsey-model", OLD))
+        await until(lambda: here.traffic.table == {"ramsey-model": OLD})
+
+        async def store(split: str) -> None:
+            async with here.database.write() as connection:
+                await connection.execute(sa.text("UPDATE traffic SET split = :split"), {"split": split})
+                await connection.execute(sa.text("UPDATE traffic_version SET version = version + 1"))
+
+        async with here.database.read() as connection:
+            good = str((await connection.execute(sa.text("SELECT split FROM traffic"))).scalar())
+        await store('{"shares": 7}')
+        await until(lambda: here.sync.problem is not None and "cannot be used" in here.sync.problem)
+        assert here.traffic.table == {"ramsey-model": OLD}
+        await store(good.replace(OLD, NEW))
+        await until(lambda: here.sync.problem is None)
+        assert here.traffic.table == {"ramsey-model": NEW}
