@@ -1,5 +1,6 @@
 """The gateway's HTTP endpoints, thin: authenticate, read within bounds, understand, answer."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -34,6 +35,8 @@ MANAGEMENT = (
     ("POST", "/api/signout"),
 )
 
+
+_NODES_PATH = re.compile(r"^(\s*(?:FROM|ADAPTER)\s+)(?:/|[A-Z]:\\).*[/\\]([^/\\\s]+)", re.MULTILINE | re.IGNORECASE)
 
 BODIES: tuple[type[BaseModel], ...] = (
     native.GenerateRequest,
@@ -160,9 +163,7 @@ def ollama_routes(gateway: Gateway) -> APIRouter:
     async def show(request: Request, principal: Principal, body: ollama.OllamaShow) -> Response:
         if not (name := body.model or body.name):
             raise InvalidRequest("model: is required.")
-        return await gateway.ask(
-            request, principal, name, "/api/show", {"verbose": bool(body.verbose)}, renamed, OLLAMA
-        )
+        return await gateway.ask(request, principal, name, "/api/show", {"verbose": bool(body.verbose)}, _shown, OLLAMA)
 
     _post(
         router,
@@ -197,6 +198,13 @@ def ollama_routes(gateway: Gateway) -> APIRouter:
     _post(router, gateway, Permission.MODELS_READ, "/api/show", ollama.OllamaShow, show, "Details of a model")
     _ollama_lists(router, gateway)
     return router
+
+
+def _shown(result: dict[str, Any], _reply: Reply) -> bytes:
+    """A node's details of a model, without where the node keeps its files."""
+    if isinstance(text := result.get("modelfile"), str):
+        result = result | {"modelfile": _NODES_PATH.sub(r"\1\2", text)}
+    return orjson.dumps(result)
 
 
 def _ollama_lists(router: APIRouter, gateway: Gateway) -> None:

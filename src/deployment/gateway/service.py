@@ -265,7 +265,15 @@ def _own_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, st
         elif name == _PIN:
             pin = value.decode("latin-1")
         elif name == b"x-ramsey-subject":
-            subject = value.decode("latin-1")
+            subject = _text(value)
         elif name == b"cache-control":
             bypass = bypass or _BYPASS.search(value) is not None
     return session, pin, subject, bypass
+
+
+def _text(value: bytes) -> str:
+    """A header's text: UTF-8, as nearly everybody sends what is not ASCII, else Latin-1, as the protocol has it."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

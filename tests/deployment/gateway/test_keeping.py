@@ -30,6 +30,7 @@ async def keep(services: Services) -> None:
     ("path", "body", "headers", "subject"),
     [
         ("/generate", {"prompt": "Q?"}, {"X-Ramsey-Subject": "ada"}, "ada"),
+        ("/generate", {"prompt": "Q?"}, {"X-Ramsey-Subject": "Zoë 数"}, "Zoë 数"),
         ("/chat", {"messages": [{"role": "user", "content": "Q?"}]}, {}, "anonymous"),
         ("/api/chat", {"model": "ramsey-model", "messages": [{"role": "user", "content": "Q?"}]}, {}, "anonymous"),
         (

@@ -194,6 +194,25 @@ async def test_what_a_release_reads_as_structure_is_learnt_from_a_node(gate: Gat
     assert traffic.control_tokens(OLD) == ("<|own|>",)
 
 
+async def test_nobody_learns_where_a_node_keeps_its_files(gate: Gate) -> None:
+    lines = (
+        "FROM /root/.ollama/models/blobs/sha256-0a",
+        r"ADAPTER C:\Users\Ann Lee\.ollama\blobs\sha256-0b",
+        "FROM hf.co/acme/model",
+        'TEMPLATE """FROM here"""',
+    )
+    real = gate.node._routes["/api/show"]["POST"]
+
+    async def show(exchange: Any, body: Any) -> None:
+        await exchange.json({"modelfile": "\n".join(lines), "details": {"family": "llama"}})
+
+    gate.node._routes["/api/show"]["POST"] = show
+    answer = (await gate.http.post("/api/show", json={"model": "ramsey-model"})).json()
+    gate.node._routes["/api/show"]["POST"] = real
+    assert answer["details"] == {"family": "llama"}
+    assert answer["modelfile"].splitlines() == ["FROM sha256-0a", "ADAPTER sha256-0b", *lines[2:]]
+
+
 async def test_nobody_changes_by_hand_what_a_rollout_moves(gate: Gate) -> None:
     room = gate.services.traffic_room
     moved = Split("ramsey-model", (Share(NEW, 1.0),), candidate=NEW, rollout="r1", set_by="rollout r1")
