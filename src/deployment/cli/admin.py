@@ -13,7 +13,6 @@ from deployment.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from rich.table import Table
 
     from deployment.settings import Settings
 
@@ -170,16 +169,6 @@ def moment(text: str, now: datetime, option: str) -> datetime:
             f"{option} {text}: write a length such as 90d, or a time such as 2027-01-31."
         ) from None
     return given if given.tzinfo is not None else given.replace(tzinfo=now.tzinfo)
-
-
-def table(*columns: str) -> "Table":
-    """An empty table in the house's style."""
-    from rich.table import Table
-
-    made = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        made.add_column(column, no_wrap=True)
-    return made
 
 
 def shown_time(text: str | None) -> str:

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from deployment.cli.admin import LocalAdmin, Url, admin_of, moment, plain, segment, shown_time, span, table
-from deployment.cli.output import Json, console, print_json
+from deployment.cli.admin import LocalAdmin, Url, admin_of, moment, plain, segment, shown_time, span
+from deployment.cli.output import Json, console, print_json, table
 from deployment.errors import ConfigurationError
 
 app = typer.Typer(help="Make, list, rotate and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import typer
 
 from deployment.cli.context import Url, gateway_of
-from deployment.cli.output import Json, console, print_json
+from deployment.cli.output import Json, console, print_json, table
 from deployment.errors import ConfigurationError
 
 app = typer.Typer(help="List, add, drain and remove nodes.", no_args_is_help=True, rich_markup_mode=None)
@@ -22,21 +22,17 @@ def listed(context: typer.Context, url: Url = None, as_json: Json = False) -> No
     if as_json:
         print_json(told)
         return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("node", "state", "in flight", "engine", "address"):
-        table.add_column(column, no_wrap=True)
+    rows = table("node", "state", "in flight", "engine", "address")
     for node in told["nodes"]:
         colour = _COLOURS.get(node["state"], "white")
-        table.add_row(
+        rows.add_row(
             node["name"],
             f"[{colour}]{node['state']}[/{colour}]",
             f"{node['in_flight']} of {node['share']}",
             node["version"] or "?",
             node["url"],
         )
-    console().print(table)
+    console().print(rows)
     for node in told["nodes"]:
         if node["problem"]:
             console().print(f"[red]{node['name']}[/red]: {node['problem']}")

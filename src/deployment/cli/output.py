@@ -14,6 +14,10 @@ from deployment.errors import RamseyError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+_WIDTH_ELSEWHERE = 1000
+"""Of what is no terminal, a pipe or a file, where nobody wants lines folded."""
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 
@@ -27,7 +31,19 @@ def console(*, stderr: bool = False) -> "Console":
     """A terminal that knows its width and whether it has colours."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else _WIDTH_ELSEWHERE
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
+
+
+def table(*columns: str) -> "Table":
+    """An empty table in the house's style. On a narrow terminal cells go on in the next line: a name that is cut
+    cannot be copied."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
 
 
 def show_error(error: RamseyError, *, as_json: bool) -> None:

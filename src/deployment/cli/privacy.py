@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from deployment.cli.admin import Url, admin_of, plain, segment, shown_time, table
-from deployment.cli.output import Json, console, print_json
+from deployment.cli.admin import Url, admin_of, plain, segment, shown_time
+from deployment.cli.output import Json, console, print_json, table
 from deployment.errors import ConfigurationError
 
 app = typer.Typer(

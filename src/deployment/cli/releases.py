@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from deployment.cli.admin import plain, segment, shown_time, table
-from deployment.cli.output import Json, Phases, console, print_json
+from deployment.cli.admin import plain, segment, shown_time
+from deployment.cli.output import Json, Phases, console, print_json, table
 from deployment.cli.releases_access import Url, Works, releases_of
 from deployment.errors import RamseyError
 

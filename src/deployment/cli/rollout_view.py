@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from deployment.cli.output import console
+from deployment.cli.output import console, table
 from deployment.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _steps(shown: dict[str, Any]) -> "RenderableType":
 
 
 def _sides(shown: dict[str, Any]) -> "Table":
-    from deployment.cli.admin import table
+    from deployment.cli.output import table
 
     rows = table("release", "share", "requests", "failed", "slow", "first token p50/p95", "per token", "score")
     for side in (shown["stable"], shown["candidate"]):
@@ -102,12 +102,11 @@ def _sides(shown: dict[str, Any]) -> "Table":
 
 def _verdicts(shown: dict[str, Any]) -> "Table":
     from rich.markup import escape
-    from rich.table import Table
 
     evidence = {each["name"]: each for each in shown["evidence"]}
-    rows = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("", "check", "evidence", "why"):
-        rows.add_column(column, no_wrap=column != "why")
+    rows = table("", "check", "evidence", "why")
+    for column in rows.columns[:-1]:
+        column.no_wrap = True
     for verdict in shown["verdicts"]:
         near = evidence.get(verdict["check"])
         rows.add_row(_SIGNS[verdict["result"]], verdict["check"], _bar(near), escape(verdict["reason"]))

@@ -118,7 +118,8 @@ def history(
     if as_json:
         print_json(rollouts)
         return
-    from deployment.cli.admin import plain, table
+    from deployment.cli.admin import plain
+    from deployment.cli.output import table
 
     rows = table("rollout", "from", "to", "strategy", "came to", "harmed", "by")
     for each in rollouts:

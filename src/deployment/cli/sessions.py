@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from deployment.cli.admin import Url, admin_of, plain, segment, shown_time, table
-from deployment.cli.output import Json, console, print_json
+from deployment.cli.admin import Url, admin_of, plain, segment, shown_time
+from deployment.cli.output import Json, console, print_json, table
 
 app = typer.Typer(help="List and end the sessions of browsers.", no_args_is_help=True, rich_markup_mode=None)
 

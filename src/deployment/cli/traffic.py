@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from deployment.cli.admin import plain, segment, shown_time, table
+from deployment.cli.admin import plain, segment, shown_time
 from deployment.cli.context import Url, gateway_of, settings_of
-from deployment.cli.output import Json, console, print_json
+from deployment.cli.output import Json, console, print_json, table
 from deployment.errors import ConfigurationError
 
 app = typer.Typer(help="Show and change which releases answer.", no_args_is_help=True, rich_markup_mode=None)
