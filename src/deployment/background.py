@@ -15,6 +15,9 @@ async def forever(work: Callable[[], Awaitable[None]], name: str, again_s: float
     while True:
         try:
             await work()
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # we are to end; else it was only something that the work waited for
             structlog.get_logger("background").error("background_work_failed", work=name, exc_info=error)
         await asyncio.sleep(again_s)

@@ -22,6 +22,10 @@ async def test_it_begins_anew_after_what_nobody_expected(capsys: pytest.CaptureF
             raise AttributeError("'NoneType' object has no attribute 'get'")
         if begun == 2:
             return
+        if begun == 3:
+            other = asyncio.create_task(asyncio.sleep(60))
+            asyncio.get_running_loop().call_soon(other.cancel)
+            await other
         going.set()
         await asyncio.Event().wait()
 
@@ -31,7 +35,8 @@ async def test_it_begins_anew_after_what_nobody_expected(capsys: pytest.CaptureF
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert begun == 3
+    assert begun == 4
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(line["event"], line["work"]) for line in told] == [("background_work_failed", "checks of a")]
+    assert [(line["event"], line["work"]) for line in told] == [("background_work_failed", "checks of a")] * 2
     assert "AttributeError" in told[0]["exception"]
+    assert "CancelledError" in told[1]["exception"]

@@ -27,6 +27,7 @@ BEFORE = [
     ("lost_blob", {}),
 ]
 WITHIN = ["reset", "hang", "error", "crash", "garbage", "not_json", "half_line", "cut"]
+PATIENT_ENGINE = {"first_token_timeout": 3.0, "token_timeout": 3.0}
 QUICK_ENGINE = {"first_token_timeout": 0.5, "token_timeout": 0.5}
 
 both = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
@@ -42,7 +43,7 @@ async def test_a_fault_before_the_first_token_is_never_told(
     pool_over: MakePool, kind: str, fault: dict[str, Any], stream: bool
 ) -> None:
     sick, *well = nodes()
-    engine = QUICK_ENGINE if kind == "hang" else {}  # on a loaded machine the well nodes are slower than that, too
+    engine = PATIENT_ENGINE if kind == "hang" else {}  # on a loaded machine the well nodes are slower than that, too
     async with sick, well[0], well[1], pool_over([sick, *well], engine=engine) as pool:
         sick.fail(kind, **fault)
         seen = await storm(pool, each=3, stream=stream)

@@ -15,11 +15,13 @@ async def test_recreate_moves_all_traffic_and_keeps_nothing_warm(two_nodes: Site
 async def test_shadow_mirrors_requests_and_leaves_the_traffic_as_it_was(two_nodes: Site) -> None:
     await two_nodes.deploy(strategy="shadow", shadow={"share": 1.0, "time": 0, "min_requests": 5})
     await two_nodes.phase(Phase.SHADOW)
-    answered = [await two_nodes.ask() for _ in range(5)]
-    shown = await two_nodes.until(lambda shown: shown["phase"] != Phase.SHADOW)
+    answered = [await two_nodes.ask()]
+    while (shown := await two_nodes.now())["phase"] == Phase.SHADOW:  # on busy nodes some are not mirrored
+        answered.append(await two_nodes.ask())
     assert set(answered) == {OLD}, "no caller met the shadowed release"
     assert shown["phase"] == Phase.DONE
-    assert "5 requests were mirrored" in shown["reason"]
+    assert shown["mirrored"] >= 5
+    assert f"{shown['mirrored']} requests were mirrored" in shown["reason"]
     assert await two_nodes.weights() == {OLD: 1.0}
 
 
