@@ -33,7 +33,8 @@ def check_wish(wish: KeyWish, actor: Principal, tenants: Collection[str], own_ro
     tenant = wish.tenant or actor.tenant
     check_tenant(actor, tenant)
     if tenant not in tenants:
-        raise NotFound(f"There is no enabled tenant {tenant}.", hint=f"Make it: `ramsey tenants create {tenant}`.")
+        hint = f"Make it: `ramsey tenants create {tenant}`; one that is disabled: `ramsey tenants enable {tenant}`."
+        raise NotFound(f"There is no enabled tenant {tenant}.", hint=hint)
     if not wish.roles:
         raise InvalidRequest("A key needs at least one role.", hint=f"Built in: {', '.join(BUILT_IN_ROLES)}.")
     if unknown := [role for role in wish.roles if role not in BUILT_IN_ROLES and role not in own_roles]:

@@ -5,9 +5,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 from urllib.parse import urlencode
 
 import typer
@@ -50,7 +51,7 @@ def tail(
 @app.command()
 def export(
     context: typer.Context,
-    out: Annotated[Path, typer.Option("--out", help="File to write; one that is there is replaced.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write, replaced if it is there; - for standard output.")],
     since: Since = None,
     until: Until = None,
     tenant: Tenant = None,
@@ -58,22 +59,42 @@ def export(
 ) -> None:
     """Write the record to a file, one JSON object a line, the oldest first. `ramsey audit verify --file` checks it."""
     asked = {"since": _moment(since, "--since"), "until": _moment(until, "--until"), "tenant": tenant}
-    count, last_hash, part = 0, "", out.with_name(out.name + ".part")
+    entries = _after(admin_of(context, url), 0, **asked)
+    count, last_hash = 0, ""
     try:
-        with os.fdopen(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            for entry in _after(admin_of(context, url), 0, **asked):
+        with _written(out) as file:
+            for entry in entries:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 count, last_hash = count + 1, entry["hash"]
                 _progress(f"{count:,} entries", count)
-        part.replace(out)
     except OSError as error:
         raise ConfigurationError(f"{out} cannot be written: {error.strerror}.") from None
     finally:
-        part.unlink(missing_ok=True)
         _progress("", 0)
-    typer.echo(f"Wrote {count:,} entries to {out}.")
+    typer.echo(f"Wrote {count:,} entries to {'standard output' if str(out) == '-' else out}.", err=str(out) == "-")
     if count:
-        typer.echo(f"The last hash is {last_hash}. Keep it elsewhere, to notice when the end was cut off.")
+        told = f"The last hash is {last_hash}. Keep it elsewhere, to notice when the end was cut off."
+        typer.echo(told, err=str(out) == "-")
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[TextIO]:
+    """A file that is there whole or not at all. What is no file, a pipe or a device, is written as it is."""
+    if str(out) == "-":
+        yield sys.stdout
+        return
+    out = out.resolve()  # a link stays one
+    if out.exists() and not out.is_file():
+        with out.open("w", encoding="utf-8") as file:
+            yield file
+        return
+    part = out.with_name(out.name + ".part")
+    try:
+        with os.fdopen(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            yield file
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @app.command()

@@ -77,7 +77,7 @@ def export(context: typer.Context, subject: Subject, tenant: Tenant = None, url:
         if page["next"] is None:
             break
         body["after"] = page["next"]
-    typer.echo(f"{count} conversations.", err=True)
+    typer.echo(f"{count} conversations of {subject} in {_place(tenant)}.", err=True)
 
 
 @app.command("erase")
@@ -92,14 +92,15 @@ def erase(
     """Erase everything that is kept of a person. Nobody can bring it back."""
     if not yes:
         try:
-            typer.confirm(f"Erase all that is kept of {subject}?", abort=True, err=True)
+            typer.confirm(f"Erase all that is kept of {subject} in {_place(tenant)}?", abort=True, err=True)
         except typer.Abort:
             raise ConfigurationError("Nothing was erased.", hint="Say yes, or give --yes.") from None
     erased = admin_of(context, url).post("/admin/privacy/erase", {"subject": subject, "tenant": tenant})
     if as_json:
         print_json(erased)
     else:
-        typer.echo(f"Erased {erased['conversations']} conversations and {erased['votes']} votes.")
+        what = f"{erased['conversations']} conversations and {erased['votes']} votes of {subject}"
+        typer.echo(f"Erased {what} in {_place(tenant)}.")
 
 
 @app.command("rotate")
@@ -110,3 +111,7 @@ def rotate(context: typer.Context, url: Url = None, as_json: Json = False) -> No
         print_json(done)
     else:
         typer.echo(f"Sealed {done['conversations']} conversations with the new key.")
+
+
+def _place(tenant: str | None) -> str:
+    return f"the tenant {tenant}" if tenant is not None else "your own tenant (--tenant names another)"

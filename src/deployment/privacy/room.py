@@ -1,6 +1,7 @@
 """The room put together."""
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
@@ -22,7 +23,8 @@ class Privacy:
     def __init__(
         self, settings: PrivacySettings, database: Database, votes: Votes, clock: Clock, registry: CollectorRegistry
     ) -> None:
-        store, sealer = PrivacyStore(), Sealer(settings.keys)
+        store, self._sealer = PrivacyStore(), Sealer(settings.keys)
+        sealer = self._sealer
         self.keeper = Keeper(database, store, sealer, clock, registry)
         self.service = PrivacyService(database, store, sealer, clock, votes, self.keeper.flush, self.keeper.refresh)
 
@@ -35,6 +37,12 @@ class Privacy:
         """The admin API."""
         return privacy_routes(self.service, authenticator)
 
-    def running(self) -> AbstractAsyncContextManager[None]:
-        """Keep and expire in the background until the end. The access room has migrated the database before."""
-        return self.keeper.running()
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep and expire in the background until the end. The access room has migrated the database before.
+
+        Raises ConfigurationError for a key that is none: with it, all that is to be kept would be lost.
+        """
+        self._sealer.check()
+        async with self.keeper.running():
+            yield
