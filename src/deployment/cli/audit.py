@@ -83,11 +83,11 @@ def _written(out: Path) -> Iterator[TextIO]:
     if str(out) == "-":
         yield sys.stdout
         return
-    out = out.resolve()  # a link stays one
     if out.exists() and not out.is_file():
         with out.open("w", encoding="utf-8") as file:
             yield file
         return
+    out = out.resolve()  # a link stays one
     part = out.with_name(out.name + ".part")
     try:
         with os.fdopen(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:

@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,3 +193,19 @@ def test_lengths_and_times() -> None:
             moment(wrong, NOW, "--expires")
     with pytest.raises(ConfigurationError, match="--overlap"):
         span("1y", "--overlap")
+
+
+def test_an_exported_record_goes_to_pipes_and_through_links(data_dir: Path, tmp_path: Path) -> None:
+    run("tenants", "create", "acme")
+    assert '"tenant.create"' in run("audit", "export", "--out", "-").stdout
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with ThreadPoolExecutor() as others:
+        got = others.submit(pipe.read_text)
+        run("audit", "export", "--out", str(pipe))
+        assert '"tenant.create"' in got.result(30)
+    assert pipe.is_fifo()
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    run("audit", "export", "--out", str(link))
+    assert link.is_symlink()
+    assert '"tenant.create"' in target.read_text()
