@@ -2,7 +2,8 @@
 
 import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -13,6 +14,7 @@ from deployment.access.limits.model import (
     LimitFact,
     LimitReached,
     Return,
+    Rule,
     Sizes,
     Verdict,
 )
@@ -20,6 +22,7 @@ from deployment.access.limits.rules import RuleBook
 from deployment.access.model import Principal
 
 _MOST_ALERTED = 10_000
+Spent = Callable[[Rule, LimitFact], None]
 
 
 class Reservation:
@@ -28,12 +31,14 @@ class Reservation:
     As a context manager it releases what was not settled.
     """
 
-    __slots__ = ("_charges", "_lease", "_verdict", "facts")
+    __slots__ = ("_charges", "_lease", "_spent", "_verdict", "facts")
 
-    def __init__(self, charges: Sequence[Charge], lease: str, verdict: Verdict | None) -> None:
+    def __init__(self, charges: Sequence[Charge], lease: str, verdict: Verdict | None, spent: Spent) -> None:
+        """`spent` hears of every budget that was used."""
         self._charges = charges
         self._lease = lease
         self._verdict = verdict
+        self._spent = spent
         self.facts: tuple[LimitFact, ...] = verdict.facts if verdict is not None else ()
         """Where the caller stands with each of its limits; for headers."""
 
@@ -56,15 +61,17 @@ class Reservation:
         if verdict is None:
             return
         returns = []
-        for charge, at in zip(self._charges, verdict.slices, strict=True):
+        for charge, at, fact in zip(self._charges, verdict.slices, verdict.facts, strict=True):
             kept = charge.rule.used(*served) if served is not None else 0
             if charge.amount != kept:
                 returns.append(Return(charge.rule, at, charge.amount - kept))
+            if served is not None and charge.rule.ends_at is not None:
+                self._spent(charge.rule, replace(fact, remaining=fact.remaining + charge.amount - kept))
         if returns:
             verdict.holder.give_back(returns, self._lease)
 
 
-_FREE = Reservation((), "", None)
+_FREE = Reservation((), "", None, lambda _rule, _fact: None)
 
 
 class Limits:
@@ -96,21 +103,19 @@ class Limits:
         verdict = await self._counters.take(charges, lease)
         if verdict.refused_by is not None:
             raise _reached(charges[verdict.refused_by], verdict)
-        self._alert(charges, verdict)
-        return Reservation(charges, lease, verdict)
+        return Reservation(charges, lease, verdict, self._alert)
 
-    def _alert(self, charges: Sequence[Charge], verdict: Verdict) -> None:
-        """Say once in its period that a budget is nearly used up."""
-        for charge, fact in zip(charges, verdict.facts, strict=True):
-            ends_at = charge.rule.ends_at
-            if ends_at is None or fact.remaining > fact.limit * (1 - self._alert_at):
-                continue
-            if len(self._alerted) > _MOST_ALERTED:
-                self._alerted.clear()
-            if self._alerted.get(charge.rule.counter) != fact.limit:
-                self._alerted[charge.rule.counter] = fact.limit
-                limit, remaining = fact.amounts
-                self._log.warning("budget_nearly_used", budget=charge.rule.counter, limit=limit, remaining=remaining)
+    def _alert(self, rule: Rule, fact: LimitFact) -> None:
+        """Say once in its period that a budget is nearly used up, by what was used: what is only reserved mostly
+        comes back."""
+        if fact.remaining > fact.limit * (1 - self._alert_at):
+            return
+        if len(self._alerted) > _MOST_ALERTED:
+            self._alerted.clear()
+        if self._alerted.get(rule.counter) != fact.limit:
+            self._alerted[rule.counter] = fact.limit
+            limit, remaining = fact.amounts
+            self._log.warning("budget_nearly_used", budget=rule.counter, limit=limit, remaining=remaining)
 
 
 def _reached(charge: Charge, verdict: Verdict) -> LimitReached:

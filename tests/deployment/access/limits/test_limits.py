@@ -312,8 +312,11 @@ async def test_a_budget_that_is_nearly_used_up_is_told_once(counted: Counted) ->
     structlog.reset_defaults()  # another test of this process may log errors only
     mine = limits(counted, key={"tokens_per_day": 100})
     with structlog.testing.capture_logs() as logs:
-        for _ in range(4):
-            await mine.reserve(caller(), "m", 24)
+        (await mine.reserve(caller(), "m", 90)).settle(24)  # what is only reserved comes back
+        await counted.settled()
+        for _ in range(3):
+            (await mine.reserve(caller(), "m", 24)).settle(24)
+            await counted.settled()
     assert [(log["event"], log["remaining"]) for log in logs] == [("budget_nearly_used", 4)]
 
 

@@ -118,7 +118,7 @@ async def test_it_is_told_in_money_and_not_in_headers(counted: Counted) -> None:
     assert "money" not in str(ratelimit_headers(error.facts))
     assert ratelimit_headers(error.facts)["RateLimit-Limit"] == "9"
     with structlog.testing.capture_logs() as logs:
-        await mine.reserve(WHO, "m", 110)
+        (await mine.reserve(WHO, "m", 110)).settle(0, 110)
     assert [(log["event"], log["limit"], log["remaining"]) for log in logs] == [("budget_nearly_used", 0.25, 0.03)]
 
 
