@@ -114,7 +114,13 @@ def set_limits(
     as_json: Json = False,
 ) -> None:
     """Give one of them limits of its own, in place of all of the settings'; what is left out is not limited."""
+    from deployment.settings import LimitSet
+
     values = dict(_pair(each) for each in limit)
+    if unknown := [name for name in values if name not in LimitSet.model_fields]:
+        raise ConfigurationError(
+            f"There is no limit {unknown[0]}.", hint=f"There are {', '.join(LimitSet.model_fields)}."
+        )
     stored = admin_of(context, url).put(f"/admin/limits/{segment(scope)}/{segment(subject)}", values)
     _answer(stored, f"{scope} {subject}: {_told(stored['limits'])}", as_json)
 

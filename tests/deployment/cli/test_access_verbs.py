@@ -209,3 +209,10 @@ def test_an_exported_record_goes_to_pipes_and_through_links(data_dir: Path, tmp_
     run("audit", "export", "--out", str(link))
     assert link.is_symlink()
     assert '"tenant.create"' in target.read_text()
+
+
+def test_a_limit_that_is_none_is_refused_with_those_there_are(data_dir: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no limit requests") as told:
+        run("limits", "set", "tenant", "default", "--limit", "requests=3")
+    assert told.value.hint is not None
+    assert "requests_per_minute, tokens_per_minute" in told.value.hint
