@@ -38,7 +38,7 @@ class Site:
     async def now(self) -> dict[str, Any]:
         return dict((await self.http.get("/admin/rollouts/current")).json())
 
-    async def until(self, holds: Callable[[dict[str, Any]], bool], seconds: float = 20.0) -> dict[str, Any]:
+    async def until(self, holds: Callable[[dict[str, Any]], bool], seconds: float = 60.0) -> dict[str, Any]:
         """The rollout, as soon as something holds of it."""
         shown: dict[str, Any] = {}
         try:
@@ -57,6 +57,11 @@ class Site:
     async def weights(self) -> dict[str, float]:
         splits = [split for split in self.services.traffic.splits if split.model == "ramsey-model"]
         return {share.release: share.weight for share in splits[0].shares}
+
+    async def table(self) -> dict[str, float]:
+        """The weights, once the gateway has taken in what was written: that may be a quarter of a second later."""
+        await self.services.traffic_room.sync.refresh()
+        return await self.weights()
 
     async def ask(self) -> str:
         answer = await self.http.post("/generate", json={"prompt": "Hello", "temperature": 1})

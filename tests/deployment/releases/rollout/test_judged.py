@@ -44,7 +44,7 @@ async def test_a_healthy_release_gets_everything_by_evidence_alone(two_nodes: Si
     assert [event["kind"] for event in told] == ["started", "gates", "step", "step", "step", "promoted", "done"]
     assert "fail" not in {verdict["result"] for verdict in shown["verdicts"]}
     assert shown["candidate"]["requests"] >= 90
-    assert await two_nodes.weights() == {NEW: 1.0}
+    assert await two_nodes.table() == {NEW: 1.0}
 
 
 async def test_a_release_that_breaks_answers_off_goes_back_and_who_was_harmed_is_counted(two_nodes: Site) -> None:
@@ -58,7 +58,7 @@ async def test_a_release_that_breaks_answers_off_goes_back_and_who_was_harmed_is
     assert shown["weight"] == 0
     assert 3 <= shown["candidate"]["failed"] <= len(broken)
     assert shown["harmed"] >= shown["candidate"]["failed"]
-    assert await two_nodes.weights() == {OLD: 1.0}
+    assert await two_nodes.table() == {OLD: 1.0}
 
 
 async def test_without_requests_it_holds_at_the_deadline_and_tells_a_person(two_nodes: Site) -> None:

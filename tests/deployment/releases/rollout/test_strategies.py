@@ -8,7 +8,7 @@ from deployment.releases.rollout.model import Phase
 async def test_recreate_moves_all_traffic_and_keeps_nothing_warm(two_nodes: Site) -> None:
     await two_nodes.deploy(strategy="recreate")
     await two_nodes.phase(Phase.DONE)
-    assert await two_nodes.weights() == {NEW: 1.0}
+    assert await two_nodes.table() == {NEW: 1.0}
     assert await two_nodes.ask() == NEW
 
 
@@ -22,15 +22,15 @@ async def test_shadow_mirrors_requests_and_leaves_the_traffic_as_it_was(two_node
     assert shown["phase"] == Phase.DONE
     assert shown["mirrored"] >= 5
     assert f"{shown['mirrored']} requests were mirrored" in shown["reason"]
-    assert await two_nodes.weights() == {OLD: 1.0}
+    assert await two_nodes.table() == {OLD: 1.0}
 
 
 async def test_an_ab_test_holds_its_share_until_a_person_decides(two_nodes: Site) -> None:
     await two_nodes.deploy(strategy="ab", steps=["50%"])
     shown = await two_nodes.until(lambda shown: shown["stop"] == "decision")
     assert shown["phase"] == Phase.STEPS
-    assert await two_nodes.weights() == {OLD: 0.5, NEW: 0.5}
+    assert await two_nodes.table() == {OLD: 0.5, NEW: 0.5}
     first = await two_nodes.ask()
     assert {await two_nodes.ask() for _ in range(5)} == {first}, "a key keeps its release"
     assert (await two_nodes.say("abort"))["phase"] == Phase.ABORTED
-    assert await two_nodes.weights() == {OLD: 1.0}
+    assert await two_nodes.table() == {OLD: 1.0}
