@@ -14,7 +14,8 @@ from deployment.engines import Call, EnginePool
 from deployment.errors import Draining, EngineUnavailable
 from deployment.gateway.cache import Answers, is_deterministic
 from deployment.gateway.encoder import Encoder, Reply
-from deployment.gateway.exchange import Exchanges, Generation, Unary, Wire
+from deployment.gateway.exchange import Exchanges, Wire
+from deployment.gateway.generation import Generation, Unary
 from deployment.gateway.inference import (
     Bounds,
     Inference,
