@@ -19,7 +19,7 @@ from deployment.access.guard import (
     public,
 )
 from deployment.access.keys import generate_key, key_sha256
-from deployment.access.limits import LimitFact, LimitReached, Limits, Reservation, Sizes, ratelimit_headers
+from deployment.access.limits import Answer, LimitFact, LimitReached, Limits, Reservation, Sizes, ratelimit_headers
 from deployment.access.local import LocalCaller, local_admin
 from deployment.access.model import Principal, Role, Tenant
 from deployment.access.permissions import BUILT_IN_ROLES, Permission
@@ -39,6 +39,7 @@ __all__ = [
     "AccessService",
     "Act",
     "AdminRoute",
+    "Answer",
     "Authenticator",
     "Callers",
     "CreatedKey",

@@ -6,13 +6,13 @@ from typing import Any
 
 from starlette.types import Send
 
-from deployment.access import Principal, ratelimit_headers
+from deployment.access import Answer, Principal, ratelimit_headers
 from deployment.engines import Call
 from deployment.errors import RamseyError, StreamIncomplete
 from deployment.gateway.cache import MISS, Opened
 from deployment.gateway.encoder import Encoder, Times
 from deployment.gateway.exchange import Exchange, Wire
-from deployment.gateway.inference import most_tokens
+from deployment.gateway.inference import Most
 from deployment.gateway.kept import Kept
 from deployment.gateway.observed import Observed
 from deployment.ollama_client import Done, collect
@@ -36,18 +36,20 @@ class Generation(Exchange):
         principal: Principal,
         *,
         bypass_cache: bool,
-        default_output: int,
+        most: Most,
+        answer_field: str,
         rollout: str | None,
         subject: str,
         observed: Observed | None,
         kept: Kept | None,
     ) -> None:
-        """`rollout`: the one that its release was drawn in; `subject`: whose request; `observed`: who measures it;
-        `kept`: where it is kept."""
+        """`most`: what it may use; `rollout`: the one that its release was drawn in; `subject`: whose request;
+        `observed`: who measures it; `kept`: where it is kept."""
         super().__init__(wire, record, dialect, headers)
         self._rollout, self._observed, self._kept = rollout, observed, kept
         self._call, self._encoder, self._bypass = call, encoder, bypass_cache
-        self._principal, self._subject, self._default_output = principal, subject, default_output
+        self._principal, self._subject = principal, subject
+        self._most, self._answer_field = most, answer_field
         self._pieces = 0
 
     async def _answer(self, send: Send) -> None:
@@ -68,11 +70,11 @@ class Generation(Exchange):
 
     async def _answer_limited(self, send: Send) -> None:
         body, record = self._call.body, self._record
-        most = most_tokens(body, default_output=self._default_output)
-        with await self._wire.limits.reserve(self._principal, record.model or "", most) as reservation:
+        most, answer = sum(self._most), Answer(self._most.answer, self._answer_field)
+        with await self._wire.limits.reserve(self._principal, record.model or "", most, answer) as reservation:
             if reservation.facts:
                 self._extra |= ratelimit_headers(reservation.facts)
-                body["options"].setdefault("num_predict", self._default_output)  # what was reserved is a promise
+                body["options"]["num_predict"] = answer.tokens  # what was reserved is a promise
             try:
                 await self._answer_within(send)
             except asyncio.CancelledError:

@@ -12,7 +12,7 @@ from deployment.engines import Call
 from deployment.errors import InvalidRequest, ModelNotFound, PayloadTooLarge
 from deployment.gateway.neutral import neutral_body
 from deployment.json_schemas import check_schema
-from deployment.releases import Choice, Split
+from deployment.releases import Choice, Split, Traits
 from deployment.settings import ModelSettings
 
 # A change of one of these makes Ollama reload the model under everybody: a release fixes them.
@@ -32,6 +32,16 @@ class Inference:
     stream: bool
     subject: str | None = None
     """Whose request it is, as OpenAI's `user` says."""
+    answer_field: str = "max_tokens"
+    """Where the dialect says how long an answer may be."""
+    default_length: bool = False
+    """Whether the length there is the dialect's default, not the caller's wish."""
+
+    @property
+    def wishes_length(self) -> bool:
+        """Whether the caller says how long the answer may be."""
+        wish = (self.body.get("options") or {}).get("num_predict")
+        return not self.default_length and wish is not None and wish >= 0
 
     def prompt_chars(self) -> int:
         """Characters that the model would read: prompt, system and every message."""
@@ -76,17 +86,32 @@ class Bounds(NamedTuple):
     max_prompt_chars: int
     max_tokens: int
     keep_alive: str | int
+    usual_answer: int  # the longest where no wish is sent
+    context: int | None = None  # of the release, where it is known
+    preamble: int = 0  # bytes that the release reads before every prompt
     output_is_limited: bool = False  # the caller's own limit: it holds also where no wish is sent
 
     @classmethod
-    def of(cls, model: ModelSettings, sizes: Sizes) -> "Bounds":
-        """The server's own bounds, narrowed to the caller's."""
+    def of(cls, model: ModelSettings, sizes: Sizes, traits: Traits) -> "Bounds":
+        """The server's own bounds, narrowed to the caller's and the release's."""
+        limits = (model.max_tokens, sizes.max_output_tokens, traits.context)
+        longest = min(limit for limit in limits if limit is not None)
         return cls(
             min(model.max_prompt_chars, sizes.max_prompt_chars or model.max_prompt_chars),
-            min(model.max_tokens, sizes.max_output_tokens or model.max_tokens),
+            longest,
             model.keep_alive,
+            min(longest, traits.answer or longest),
+            traits.context,
+            traits.preamble,
             sizes.max_output_tokens is not None,
         )
+
+
+class Most(NamedTuple):
+    """The most tokens that a request may use: what limits are charged before the work."""
+
+    prompt: int
+    answer: int
 
 
 def understand(asked: str | None, models: Collection[str], default: str) -> Asked:
@@ -134,19 +159,30 @@ def refuse_unwritable(body: Mapping[str, Any]) -> None:
         raise InvalidRequest(f"The body cannot be passed on: {error}.") from None
 
 
-def most_tokens(body: Mapping[str, Any], default_output: int = 0) -> int:
-    """The most tokens that a request may use, prompt and answer: what limits are charged before the work.
+def most_tokens(body: Mapping[str, Any], bounds: Bounds, *, wished: bool) -> Most:
+    """What a request for an answer may use: a prompt within the context, and the answer's length that was `wished`.
 
-    A token is at least one byte of the prompt; each message costs some more for the template around it.
+    Without a wish the answer has what the prompt leaves of the context, at least half of it: bytes count for tokens,
+    which is too much for nearly every prompt.
     """
-    texts = [body.get("prompt") or "", body.get("system") or ""]
+    prompt = bounds.preamble + most_read(body)
+    answer = int(body["options"].get("num_predict", bounds.usual_answer))
+    if bounds.context is None:
+        return Most(prompt, answer)
+    prompt = min(prompt, bounds.context)
+    return Most(prompt, answer if wished else min(answer, max(bounds.context - prompt, bounds.context // 2)))
+
+
+def most_read(body: Mapping[str, Any]) -> int:
+    """The most tokens of what a model reads. A token is at least one byte; each message costs some more for the
+    template around it."""
+    texts = [body.get("prompt") or "", body.get("system") or "", body.get("suffix") or ""]
     messages = body.get("messages") or ()
     texts += [message.get("content") or "" for message in messages]
     asked = body.get("input") or ()
     texts += [asked] if isinstance(asked, str) else list(asked)
-    prompt = sum(len(text.encode("utf-8", "replace")) for text in texts)
-    output = (body.get("options") or {}).get("num_predict")
-    return prompt + _TEMPLATE_TOKENS * (len(messages) + 2) + (default_output if output is None else int(output))
+    read = sum(len(text.encode("utf-8", "replace")) for text in texts) + _TEMPLATE_TOKENS * (len(messages) + 2)
+    return read + (len(orjson.dumps(tools)) if (tools := body.get("tools")) else 0)
 
 
 def shorten(text: str, limit: int = 80) -> str:
@@ -173,7 +209,7 @@ def to_call(
     ignored += [name for name in _PINNED_FIELDS if body.get(name) is not None]
     options = {name: value for name, value in options.items() if name not in LOAD_OPTIONS and value is not None}
     if bounds.output_is_limited:
-        options.setdefault("num_predict", bounds.max_tokens)
+        options.setdefault("num_predict", bounds.usual_answer)
     wish = options.get("num_predict")
     if wish is not None and not 0 <= wish <= bounds.max_tokens:
         options["num_predict"] = bounds.max_tokens

@@ -21,6 +21,7 @@ from deployment.gateway.inference import (
     Inference,
     Served,
     may_ask,
+    most_read,
     most_tokens,
     not_served,
     refuse_unwritable,
@@ -31,12 +32,13 @@ from deployment.gateway.kept import Kept
 from deployment.gateway.neutral import neutral_body, pattern_of
 from deployment.gateway.observed import Observed
 from deployment.privacy import Keeper, redacted_all
-from deployment.releases import PIN_HEADER, Caller, Choice, Split, Traffic, TrafficRoom
+from deployment.releases import PIN_HEADER, Caller, Choice, Split, Traffic, TrafficRoom, Traits
 from deployment.settings import Settings
 from deployment.telemetry import Metrics, RequestRecord
 
 _BYPASS = re.compile(rb"\bno-(cache|store)\b", re.IGNORECASE)
 _PIN = PIN_HEADER.encode()
+_UNKNOWN = Traits()
 
 
 @dataclass(slots=True)
@@ -92,7 +94,8 @@ class Gateway:
         """One inference, as a response that runs it. Raises what is wrong with the request before anything runs."""
         session, pin, subject, bypass = _own_headers(request.scope["headers"])
         served = await self.resolve(inference.model, principal, session, pin)
-        bounds = Bounds.of(self.settings.model, self.limits.sizes(principal, served.logical))
+        traits = self.traffic.traits(served.release) or _UNKNOWN
+        bounds = Bounds.of(self.settings.model, self.limits.sizes(principal, served.logical), traits)
         markers = self._markers(served.release)
         call, ignored = to_call(inference, served.release, bounds, markers, tenant=principal.tenant, session=session)
         record: RequestRecord = request.scope["state"]["record"]
@@ -112,7 +115,8 @@ class Gateway:
             dialect,
             headers,
             principal,
-            default_output=bounds.max_tokens,
+            most=most_tokens(call.body, bounds, wished=inference.wishes_length),
+            answer_field=inference.answer_field,
             bypass_cache=bypass,
             rollout=None if served.choice.pinned else served.split.rollout,
             subject=subject,
@@ -169,7 +173,7 @@ class Gateway:
             dialect,
             headers,
             principal,
-            most_tokens(body),
+            most_read(body),
         )
 
     async def resolve(
@@ -210,7 +214,7 @@ class Gateway:
             raise not_served(name, self.traffic.table)
 
     def _markers(self, release: str) -> re.Pattern[str]:
-        tokens = self.traffic.control_tokens(release)
+        tokens = (self.traffic.traits(release) or _UNKNOWN).control_tokens
         known = self._patterns.get(release)
         if known is None or known[0] is not tokens:
             known = self._patterns[release] = (tokens, pattern_of(tokens))

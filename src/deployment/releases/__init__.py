@@ -28,6 +28,7 @@ from deployment.releases.traffic import (
     Watch,
     is_failure,
 )
+from deployment.releases.traits import Traits
 
 __all__ = [
     "BLOBS",
@@ -48,6 +49,7 @@ __all__ = [
     "Split",
     "Traffic",
     "TrafficRoom",
+    "Traits",
     "Watch",
     "Wish",
     "catalogue_of",

@@ -190,7 +190,7 @@ class BringUp:
             else:
                 self._refused.pop(node.name, None)
                 self._digests.setdefault(result.name, set()).add(result.digest)
-                self._traffic.learn(result.name, result.control_tokens)
+                self._traffic.learn(result.name, result.traits)
         if not (names := {result.name for result in results if isinstance(result, Release)}):
             raise next(result for result in results if isinstance(result, RamseyError))
         # Ollama rewrites weights, so that two versions of it may give one release two digests; then none is expected.

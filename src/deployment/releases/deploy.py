@@ -13,10 +13,8 @@ from deployment.modelfile import Modelfile
 from deployment.ollama_client import OllamaClient
 from deployment.releases.ledger import Ledger
 from deployment.releases.model import Recipe, Release, differences, release_tag
-from deployment.releases.tokens import control_tokens
+from deployment.releases.traits import Traits
 from deployment.settings import Settings
-
-_Tokens = tuple[str, ...] | None
 
 _log = structlog.get_logger("deploy")
 
@@ -43,7 +41,7 @@ async def deploy(client: OllamaClient, settings: Settings) -> Release:
         digest = str(there.get("digest"))
         await _refuse_another(client, name, there, recipe, ledger.recipe_of(digest))
     await asyncio.to_thread(ledger.record, digest, recipe.digest)
-    return Release(model, tag, name, digest, await _control_tokens(client, name, recipe.modelfile))
+    return Release(model, tag, name, digest, await _traits(client, name, recipe.modelfile))
 
 
 async def release_of(client: OllamaClient, settings: Settings) -> str | None:
@@ -130,20 +128,20 @@ async def _installed(client: OllamaClient, model: str, tag: str | None) -> Relea
         )
     name = wanted[0]
     digest = str(releases[name].get("digest"))
-    return Release(model, name.partition(":")[2], name, digest, await _control_tokens(client, name))
+    return Release(model, name.partition(":")[2], name, digest, await _traits(client, name))
 
 
-async def _control_tokens(client: OllamaClient, name: str, modelfile: Modelfile | None = None) -> _Tokens:
-    """What the release reads as structure: by its GGUF where we have it, else by what the node tells of it."""
+async def _traits(client: OllamaClient, name: str, modelfile: Modelfile | None = None) -> Traits | None:
+    """By the release's GGUF where we have it, else by what the node tells of it."""
     if modelfile is not None and modelfile.from_path is not None:
         header = await asyncio.to_thread(read_metadata, modelfile.from_path, long_arrays=True)
-        return control_tokens(header.metadata, modelfile.template)
+        return Traits.made_of(header, modelfile)
     try:
         shown = await client.show(name, verbose=True)
     except EngineError as error:
         _log.warning("the control tokens are not known; what looks like one is taken for one", reason=error.message)
         return None
-    return control_tokens(shown.get("model_info") or {}, shown.get("template"))
+    return Traits.shown(shown)
 
 
 async def _find(client: OllamaClient, name: str) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 from deployment.errors import ConfigurationError
 from deployment.gguf import GgufHeader
 from deployment.modelfile import Modelfile
+from deployment.releases.traits import Traits, shown_parameters
 
 _TAG = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,79}")
 # Ollama sends prompts for such tags to a service of its own, or keeps the word for itself.
@@ -24,14 +25,14 @@ _SIZE_SLACK = 0.05
 class Release:
     """One immutable version of a model on a node. `digest` identifies it there, and across nodes.
 
-    `control_tokens` are the texts that it reads as structure; None where that is not known.
+    `traits` are None where they are not known.
     """
 
     model: str
     tag: str
     name: str
     digest: str
-    control_tokens: tuple[str, ...] | None = field(default=None, compare=False)
+    traits: Traits | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +99,6 @@ def differences(recipe: Recipe, shown: Mapping[str, Any], size: int | None = Non
     return found
 
 
-def shown_parameters(text: str) -> dict[str, list[float | str]]:
-    """The lines `name value` of /api/show: strings in quotes, several of one name on several lines."""
-    found: dict[str, list[float | str]] = {}
-    for line in text.splitlines():
-        key, _, value = line.strip().partition(" ")
-        if key:
-            found.setdefault(key, []).append(_value(value.strip()))
-    return found
-
-
 def _weights_differ(recipe: Recipe, shown: Mapping[str, Any], size: int | None) -> bool:
     blob = _BLOB.search(str(shown.get("modelfile") or ""))
     header = recipe.header
@@ -124,13 +115,3 @@ def _weights_differ(recipe: Recipe, shown: Mapping[str, Any], size: int | None) 
 def _comparable(parameters: Mapping[str, Any]) -> dict[str, list[float | str]]:
     lists = {key: value if isinstance(value, list) else [value] for key, value in parameters.items()}
     return {key: [each if isinstance(each, str) else float(each) for each in value] for key, value in lists.items()}
-
-
-def _value(text: str) -> float | str:
-    if text in {"true", "false"}:
-        return float(text == "true")
-    try:
-        read = json.loads(text)
-    except ValueError:
-        return text
-    return float(read) if isinstance(read, int | float) else str(read)

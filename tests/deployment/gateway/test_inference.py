@@ -12,17 +12,19 @@ from deployment.gateway.inference import (
     Bounds,
     Inference,
     may_ask,
+    most_read,
     most_tokens,
     to_call,
     understand,
 )
 from deployment.gateway.neutral import pattern_of
-from deployment.releases import Split
+from deployment.releases import Split, Traits
 from deployment.releases.traffic import Pin, PinKind, Share
 from deployment.settings import ModelSettings
 
 SERVED = ("ramsey-model",)
 ANY_SIZE = Sizes()
+UNKNOWN = Traits()
 
 
 @pytest.mark.parametrize(
@@ -86,10 +88,10 @@ def test_a_name_that_would_leave_for_the_cloud_is_refused(asked: str) -> None:
 
 
 def call_of(
-    body: dict[str, Any], stream: bool = False, sizes: Sizes = ANY_SIZE, **settings: Any
+    body: dict[str, Any], stream: bool = False, sizes: Sizes = ANY_SIZE, traits: Traits = UNKNOWN, **settings: Any
 ) -> tuple[dict[str, Any], list[str]]:
     inference = Inference("/api/generate", None, body, stream)
-    bounds = Bounds.of(ModelSettings(**settings), sizes)
+    bounds = Bounds.of(ModelSettings(**settings), sizes, traits)
     call, ignored = to_call(inference, "ramsey-model:v1.1", bounds, pattern_of(None), tenant="t", session=None)
     return call.body, ignored
 
@@ -143,14 +145,51 @@ def test_the_caller_s_own_bounds_hold_where_they_are_narrower() -> None:
     assert body["options"]["num_predict"] == 3
 
 
+def test_an_answer_is_no_longer_than_the_release_s_context() -> None:
+    traits = Traits(context=512, answer=160)
+    for wish, becomes in ((100, 100), (400, 400), (4096, 512), (-1, 512)):
+        body, _ = call_of({"prompt": "x", "options": {"num_predict": wish}}, traits=traits)
+        assert body["options"]["num_predict"] == becomes
+    body, _ = call_of({"prompt": "x"}, traits=traits)
+    assert "num_predict" not in body["options"], "the release has its own"
+    body, _ = call_of({"prompt": "x"}, traits=traits, sizes=Sizes(max_output_tokens=300))
+    assert body["options"]["num_predict"] == 160, "a limit makes no answer longer"
+
+
 @pytest.mark.parametrize(
     ("body", "least"),
     [
         ({"prompt": "x" * 100, "options": {"num_predict": 50}}, 150),
+        ({"prompt": "x" * 100, "suffix": "y" * 50, "options": {"num_predict": 0}}, 150),
         ({"prompt": "数" * 100, "options": {"num_predict": 0}}, 300),
         ({"messages": [{"content": "x" * 10}, {"content": None}], "options": {}}, 10 + 1000),
-        ({"input": ["a" * 5, "b" * 5]}, 10),
+        ({"messages": [{"content": "x"}], "tools": [{"name": "t" * 500}], "options": {}}, 500 + 1000),
     ],
 )
 def test_what_is_reserved_is_never_less_than_what_can_be_used(body: dict[str, Any], least: int) -> None:
-    assert most_tokens(body, default_output=1000 if "options" in body else 0) >= least
+    bounds = Bounds.of(ModelSettings(max_tokens=1000), ANY_SIZE, Traits(preamble=70))
+    assert sum(most_tokens(body, bounds, wished=False)) >= least + 70
+
+
+def test_what_is_embedded_is_charged_by_its_bytes() -> None:
+    assert most_read({"input": ["a" * 5, "数" * 5]}) >= 20
+
+
+@pytest.mark.parametrize(
+    ("wish", "prompt", "own", "most"),
+    [
+        (None, 10, None, (42, 470)),  # together the context
+        (None, 10, 160, (42, 160)),
+        (None, 400, None, (432, 256)),
+        (None, 9000, None, (512, 256)),
+        (None, 9000, 100, (512, 100)),
+        (500, 10, 160, (42, 500)),  # a wish is not cut
+        (500, 9000, None, (512, 500)),
+    ],
+)
+def test_no_more_than_the_context_is_reserved(
+    wish: int | None, prompt: int, own: int | None, most: tuple[int, int]
+) -> None:
+    bounds = Bounds.of(ModelSettings(), ANY_SIZE, Traits(context=512, answer=own))
+    options = {} if wish is None else {"num_predict": wish}
+    assert most_tokens({"prompt": "x" * prompt, "options": options}, bounds, wished=wish is not None) == most

@@ -13,6 +13,7 @@ from tests.support.fake_node import FakeNode
 
 from deployment.access import LOCAL_OPERATOR, KeyWish
 from deployment.releases.traffic import Share, Split, leaving
+from deployment.releases.traits import Traits
 
 OLD, NEW = "ramsey-model:v1.0", "ramsey-model:v1.1"
 MODELS = (OLD, NEW, "ramsey-model:v0.9")
@@ -177,7 +178,9 @@ async def test_what_has_a_share_stays_loaded_and_what_left_is_unloaded(
 
 async def test_what_a_release_reads_as_structure_is_learnt_from_a_node(gate: Gate) -> None:
     traffic = gate.services.traffic
-    shown = {"model_info": {"tokenizer.ggml.tokens": ["<|own|>", "word"], "tokenizer.ggml.token_type": [3, 1]}}
+    info = {"tokenizer.ggml.tokens": ["<|own|>", "word"], "tokenizer.ggml.token_type": [3, 1]}
+    info |= {"general.architecture": "llama", "llama.context_length": 8192}
+    shown = {"model_info": info, "parameters": "num_ctx 2048\nnum_predict 160", "system": "You are Ramsey."}
     real = gate.node._routes["/api/show"]["POST"]
 
     async def show(exchange: Any, body: Any) -> None:
@@ -189,9 +192,9 @@ async def test_what_a_release_reads_as_structure_is_learnt_from_a_node(gate: Gat
     gate.node._routes["/api/show"]["POST"] = show
     assert (await put(gate, (OLD, 0.0), (NEW, 1.0))).status_code == 200
     async with asyncio.timeout(20):
-        while traffic.control_tokens(OLD) is None:
+        while (traits := traffic.traits(OLD)) is None:
             await asyncio.sleep(0.02)
-    assert traffic.control_tokens(OLD) == ("<|own|>",)
+    assert traits == Traits(("<|own|>",), context=2048, answer=160, preamble=len("You are Ramsey."))
 
 
 async def test_nobody_learns_where_a_node_keeps_its_files(gate: Gate) -> None:

@@ -5,7 +5,8 @@ import pytest
 
 from deployment.gguf import GgufHeader, read_metadata
 from deployment.modelfile import parse
-from deployment.releases.model import Recipe, differences, release_tag, shown_parameters
+from deployment.releases.model import Recipe, differences, release_tag
+from deployment.releases.traits import shown_parameters
 
 WEIGHTS = "0123456789ab" + "c" * 52
 HEADER = read_metadata(Path(__file__).resolve().parents[3] / "models" / "ollama" / "ramsey-model-v1.1.gguf")

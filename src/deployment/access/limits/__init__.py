@@ -2,11 +2,13 @@
 
 from deployment.access.limits.memory import MemoryCounters
 from deployment.access.limits.model import LimitFact, LimitReached, Sizes, ratelimit_headers
+from deployment.access.limits.refusal import Answer
 from deployment.access.limits.rules import RuleBook
 from deployment.access.limits.service import Limits, Reservation
 from deployment.access.limits.shared import SharedCounters
 
 __all__ = [
+    "Answer",
     "LimitFact",
     "LimitReached",
     "Limits",

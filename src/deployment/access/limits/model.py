@@ -61,6 +61,16 @@ class Rule:
             return _money(tokens * max(self.price.prompt, self.price.completion))
         return tokens if self.kind in TOKEN_KINDS else 1
 
+    def tokens_of(self, amount: int) -> int | None:
+        """The most tokens that are sure to fit in so much of it; None where it does not limit tokens."""
+        if self.price is None:
+            return amount if self.kind in TOKEN_KINDS else None
+        dearer = max(self.price.prompt, self.price.completion)
+        if not dearer:
+            return None
+        tokens = int(amount * 1000 / MONEY_UNIT / dearer)
+        return tokens if self.most(tokens) <= amount else tokens - 1
+
     def used(self, prompt_tokens: int, completion_tokens: int) -> int:
         """What a request that was served used of it, beyond its end."""
         if self.price is not None:
@@ -124,10 +134,12 @@ class Sizes:
 class LimitReached(RateLimited):
     """The caller is over one of its limits."""
 
-    def __init__(self, fact: LimitFact, facts: Sequence[LimitFact], retry_after_s: float | None, hint: str) -> None:
-        amount = f"{fact.amounts[0]:.10g}"
-        super().__init__(f"The limit of {amount} {fact.name} is reached.", hint=hint, retry_after_s=retry_after_s)
-        self.limit = fact.name
+    def __init__(
+        self, message: str, hint: str, retry_after_s: float | None, limit: str, facts: Sequence[LimitFact]
+    ) -> None:
+        """`retry_after_s` is None where the request can never fit."""
+        super().__init__(message, hint=hint, retry_after_s=retry_after_s)
+        self.limit = limit
         self.facts = tuple(facts)
 
 

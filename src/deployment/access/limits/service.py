@@ -7,17 +7,8 @@ from dataclasses import replace
 
 import structlog
 
-from deployment.access.limits.model import (
-    MONEY_UNIT,
-    Charge,
-    Counters,
-    LimitFact,
-    LimitReached,
-    Return,
-    Rule,
-    Sizes,
-    Verdict,
-)
+from deployment.access.limits.model import Charge, Counters, LimitFact, Return, Rule, Sizes, Verdict
+from deployment.access.limits.refusal import Answer, refusal
 from deployment.access.limits.rules import RuleBook
 from deployment.access.model import Principal
 
@@ -90,10 +81,12 @@ class Limits:
         """How large a request may be."""
         return self._book.sizes(principal, model)
 
-    async def reserve(self, principal: Principal, model: str, est_tokens: int) -> Reservation:
+    async def reserve(
+        self, principal: Principal, model: str, est_tokens: int, answer: Answer | None = None
+    ) -> Reservation:
         """Take a request and `est_tokens` (the most that it may use: prompt and answer) of every limit, or none.
 
-        Raises LimitReached with the limit's name and when to come back.
+        Raises LimitReached, which says what is left, when to come back and, by `answer`, what would fit.
         """
         rules = self._book.rules(principal, model)
         if not rules:
@@ -102,7 +95,7 @@ class Limits:
         lease = f"{self._process}-{next(self._numbers)}"
         verdict = await self._counters.take(charges, lease)
         if verdict.refused_by is not None:
-            raise _reached(charges[verdict.refused_by], verdict)
+            raise refusal(charges, verdict, est_tokens, answer, anonymous=principal.anonymous)
         return Reservation(charges, lease, verdict, self._alert)
 
     def _alert(self, rule: Rule, fact: LimitFact) -> None:
@@ -116,13 +109,3 @@ class Limits:
             self._alerted[rule.counter] = fact.limit
             limit, remaining = fact.amounts
             self._log.warning("budget_nearly_used", budget=rule.counter, limit=limit, remaining=remaining)
-
-
-def _reached(charge: Charge, verdict: Verdict) -> LimitReached:
-    fact = verdict.facts[verdict.refused_by or 0]
-    if charge.amount > charge.rule.amount:
-        most = f"cost up to {charge.amount / MONEY_UNIT:.10g}" if fact.is_money else f"use up to {charge.amount} tokens"
-        hint = f"The request may {most}: lower max_tokens or shorten the prompt."
-        return LimitReached(fact, verdict.facts, None, hint)
-    hint = f"Try again in {max(1, round(verdict.retry_after_s))} s, or ask an administrator for more."
-    return LimitReached(fact, verdict.facts, verdict.retry_after_s, hint)

@@ -39,6 +39,11 @@ class Sampling(Request):
     format: Format | None = Field(None, description='"json", or a JSON schema that the answer must follow.')
     stream: bool = Field(False, description="Answer as server-sent events, a piece at a time.")
 
+    @property
+    def default_length(self) -> bool:
+        """Whether the caller left the answer's length to us."""
+        return "max_tokens" not in self.model_fields_set
+
     def options(self) -> dict[str, Any]:
         """In Ollama's words."""
         return {
@@ -60,7 +65,8 @@ class GenerateRequest(Sampling):
     def inference(self) -> Inference:
         """As a call of `/api/generate`. An over-long prompt is refused, never cut in silence."""
         body = {"prompt": self.prompt, "system": self.system, "format": self.format, "truncate": False}
-        return Inference("/api/generate", self.model, body | {"options": self.options()}, self.stream)
+        body |= {"options": self.options()}
+        return Inference("/api/generate", self.model, body, self.stream, default_length=self.default_length)
 
 
 class Message(Request):
@@ -100,7 +106,7 @@ class ChatRequest(Sampling):
             "truncate": False,
             "options": self.options(),
         }
-        return Inference("/api/chat", self.model, body, self.stream)
+        return Inference("/api/chat", self.model, body, self.stream, default_length=self.default_length)
 
 
 class EmbeddingsRequest(Request):

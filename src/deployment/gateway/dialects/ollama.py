@@ -23,6 +23,7 @@ from deployment.ollama_client import Delta, Done, Generation
 
 _FIELD = re.compile(r"[a-z0-9_]+")
 _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]{0,31}")
+_ANSWER_FIELD = "options.num_predict"
 _MANAGED = "This is done by Ramsey, not through this API: a release fixes {what}. Deploy another release instead."
 
 
@@ -116,7 +117,8 @@ class OllamaGenerate(OllamaRequest):
         self.refuse_unload(not self.prompt and not self.suffix)
         body = self.passed_on()
         body.pop("raw", None)
-        return Inference("/api/generate", self.model, body, self.streams and bool(self.prompt or self.suffix))
+        stream = self.streams and bool(self.prompt or self.suffix)
+        return Inference("/api/generate", self.model, body, stream, answer_field=_ANSWER_FIELD)
 
 
 def _role(role: str) -> str:
@@ -148,7 +150,8 @@ class OllamaChat(OllamaRequest):
     def inference(self) -> Inference:
         """As it came."""
         self.refuse_unload(not self.messages)
-        return Inference("/api/chat", self.model, self.passed_on(), self.streams and bool(self.messages))
+        stream = self.streams and bool(self.messages)
+        return Inference("/api/chat", self.model, self.passed_on(), stream, answer_field=_ANSWER_FIELD)
 
 
 class OllamaEmbed(PassThrough):

@@ -225,7 +225,10 @@ class ChatCompletionRequest(Sampling):
             "truncate": False,
             "options": options,
         }
-        return Inference("/api/chat", self.model, body, bool(self.stream), self.user)
+        # The newer name of the two, but for who uses the older one.
+        newer = self.max_completion_tokens is not None or self.max_tokens is None
+        field = "max_completion_tokens" if newer else "max_tokens"
+        return Inference("/api/chat", self.model, body, bool(self.stream), self.user, field)
 
 
 def tool_calls_out(calls: list[dict[str, Any]], first_index: int = 0) -> list[dict[str, Any]]:

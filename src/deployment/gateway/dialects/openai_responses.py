@@ -119,7 +119,7 @@ class ResponsesRequest(OpenRequest):
             "truncate": False,
             "options": options,
         }
-        return Inference("/api/chat", self.model, body, bool(self.stream), self.user)
+        return Inference("/api/chat", self.model, body, bool(self.stream), self.user, "max_output_tokens")
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:

@@ -110,12 +110,12 @@ class CatalogueRoom:
         return reports
 
     async def learn(self, entry: CatalogueEntry) -> bool:
-        """Let the gateway know the digest of a release, and what it reads as structure; whether that was news."""
+        """Let the gateway know the digest of a release, and its traits; whether that was news."""
         news = entry.digest != self._traffic.digest(entry.name)
         self._traffic.know_digest(entry.name, entry.digest)
         if entry.name not in self._read and await asyncio.to_thread(self.catalogue.artefacts.has, entry.weights_sha256):
             self._read.add(entry.name)
-            self._traffic.learn(entry.name, await self.catalogue.control_tokens(entry))
+            self._traffic.learn(entry.name, await self.catalogue.traits(entry))
         return news
 
     async def prune(self, actor: Principal, keep: int | None = None) -> list[Pruned]:

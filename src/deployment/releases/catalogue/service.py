@@ -24,7 +24,7 @@ from deployment.releases.catalogue.model import (
 from deployment.releases.catalogue.store import CatalogueStore
 from deployment.releases.ledger import Ledger
 from deployment.releases.model import Recipe, release_tag
-from deployment.releases.tokens import control_tokens
+from deployment.releases.traits import Traits
 from deployment.settings import Settings
 
 SETTINGS_ACTOR = replace(LOCAL_OPERATOR, id="settings", name="settings")
@@ -134,10 +134,10 @@ class Catalogue:
         """One release by its full name; None where it is not kept here."""
         return await self._store.get(name)
 
-    async def control_tokens(self, entry: CatalogueEntry) -> tuple[str, ...] | None:
-        """The texts that the release reads as structure."""
+    async def traits(self, entry: CatalogueEntry) -> Traits:
+        """How the release reads and answers."""
         header = await asyncio.to_thread(read_metadata, self.artefacts.path(entry.weights_sha256), long_arrays=True)
-        return control_tokens(header.metadata, entry.template)
+        return Traits.made_of(header, entry.modelfile)
 
     # --- learned ----------------------------------------------------------------------------------------------
 

@@ -1,11 +1,11 @@
-"""Learns which texts a release reads as structure, from a node, for releases that others brought there."""
+"""Learns the traits of releases that others brought to the nodes, from a node."""
 
 import asyncio
 
 from deployment.engines import EnginePool
 from deployment.errors import RamseyError
-from deployment.releases.tokens import control_tokens
 from deployment.releases.traffic.table import Traffic
+from deployment.releases.traits import Traits
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
 
@@ -20,7 +20,7 @@ class Learning:
     def follow(self) -> None:
         """The table may have changed."""
         for release in self._traffic.expected():
-            if self._traffic.control_tokens(release) is None and release not in self._tasks:
+            if self._traffic.traits(release) is None and release not in self._tasks:
                 task = self._tasks[release] = asyncio.create_task(self._learn(release))
                 task.add_done_callback(lambda _, name=release: self._tasks.pop(name, None))  # type: ignore[misc]
 
@@ -33,14 +33,13 @@ class Learning:
 
     async def _learn(self, release: str) -> None:
         wait = _FIRST_RETRY_S
-        while release in self._traffic.expected() and self._traffic.control_tokens(release) is None:
+        while release in self._traffic.expected() and self._traffic.traits(release) is None:
             try:
                 shown = await self._pool.request("/api/show", release, {"verbose": True})
             except RamseyError:
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _LAST_RETRY_S)
             else:
-                tokens = control_tokens(shown.get("model_info") or {}, shown.get("template"))
-                if self._traffic.control_tokens(release) is None:
-                    self._traffic.learn(release, tokens)
+                if self._traffic.traits(release) is None:
+                    self._traffic.learn(release, Traits.shown(shown))
                 return

@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from deployment.releases.traffic.choice import Route
 from deployment.releases.traffic.model import Split, single
+from deployment.releases.traits import Traits
 
 
 class Traffic:
@@ -13,7 +14,7 @@ class Traffic:
     def __init__(self) -> None:
         self._table: Mapping[str, str] = MappingProxyType({})
         self._routes: Mapping[str, Route] = MappingProxyType({})
-        self._control_tokens: dict[str, tuple[str, ...]] = {}
+        self._traits: dict[str, Traits] = {}
         self._digests: dict[str, str | None] = {}
         self.version = 0
         """Of the stored table that this one was made of; 0 before it was read."""
@@ -54,14 +55,14 @@ class Traffic:
         others = [split for split in self.splits if split.model != model]
         self.swap([*others, single(model, release)], self.version)
 
-    def learn(self, release: str, control_tokens: tuple[str, ...] | None) -> None:
-        """Keep which texts a release reads as structure, where that is known."""
-        if control_tokens is not None:
-            self._control_tokens[release] = control_tokens
+    def learn(self, release: str, traits: Traits | None) -> None:
+        """Keep how a release reads and answers, where that is known."""
+        if traits is not None:
+            self._traits[release] = traits
 
-    def control_tokens(self, release: str) -> tuple[str, ...] | None:
-        """The texts that a release reads as structure; None where that is not known."""
-        return self._control_tokens.get(release)
+    def traits(self, release: str) -> Traits | None:
+        """How a release reads and answers, where that is known."""
+        return self._traits.get(release)
 
     def know_digest(self, release: str, digest: str | None) -> None:
         """Which digest a release has on every node; None where nodes may differ."""

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.support.redis_server import RedisServer
 
 from deployment.access import LOCAL_OPERATOR, Access, Principal
 from deployment.access.limits import (
+    Answer,
     LimitFact,
     LimitReached,
     Limits,
@@ -159,7 +161,114 @@ async def test_keys_tenants_and_models_are_counted_apart(counted: Counted) -> No
 async def test_what_can_never_fit_says_so(counted: Counted) -> None:
     error = await refused(limits(counted, key={"tokens_per_minute": 100}), caller(), 101)
     assert error.retry_after_s is None
-    assert "max_tokens" in (error.hint or "")
+    assert error.message == "The request may use up to 101 tokens, and 100 of 100 key tokens/min are left."
+    assert error.hint == "Send less text at once."
+
+
+DAY = {"key": {"tokens_per_day": 1000}}
+MINUTE = {"key": {"tokens_per_minute": 1000}}
+MONEY = {"key": {"money_per_day": 1}, "prices": {"m": {"prompt": 0.5, "completion": 1.0}}}
+BOTH = {"key": {"tokens_per_day": 1000}, "tenant": {"tokens_per_month": 700}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "used", "prompt", "answer", "message", "hint", "retry"),
+    [
+        (
+            *(DAY, 150, 47, 4096),
+            "The request may use up to 4143 tokens (47 for the prompt, 4096 for the answer), and 850 of 1000 "
+            "key tokens/day are left until 2026-11-25 00:00 UTC.",
+            "Set max_tokens to at most 803.",
+            None,
+        ),
+        (
+            *(DAY, 950, 60, 2000),
+            "The request may use up to 2060 tokens (60 for the prompt, 2000 for the answer), and 50 of 1000 "
+            "key tokens/day are left until 2026-11-25 00:00 UTC.",
+            "Set max_tokens to at most 940, and try again after 2026-11-25 00:00 UTC.",
+            None,
+        ),
+        (
+            *(DAY, 150, 2000, 10),
+            "The request may use up to 2010 tokens (2000 for the prompt, 10 for the answer), and 850 of 1000 "
+            "key tokens/day are left until 2026-11-25 00:00 UTC.",
+            "Shorten the prompt.",
+            None,
+        ),
+        (
+            *(DAY, 600, 50, 400),
+            "The request may use up to 450 tokens (50 for the prompt, 400 for the answer), and 400 of 1000 "
+            "key tokens/day are left until 2026-11-25 00:00 UTC.",
+            "Set max_tokens to at most 350, or try again after 2026-11-25 00:00 UTC.",
+            43200,
+        ),
+        (
+            *(MINUTE, 990, 50, 400),
+            "The request may use up to 450 tokens (50 for the prompt, 400 for the answer), and 10 of 1000 "
+            "key tokens/min are left.",
+            "Try again in 65 s.",
+            65,
+        ),
+        (
+            *(DAY, 1000, 1, 1),
+            "The limit of 1000 key tokens/day is reached.",
+            "Try again after 2026-11-25 00:00 UTC, or ask an administrator for more.",
+            43200,
+        ),
+        (
+            *(MONEY, 800, 50, 400),
+            "The request may cost up to 0.45: it may use up to 450 tokens (50 for the prompt, 400 for the answer), "
+            "and 0.2 of 1 key money/day are left until 2026-11-25 00:00 UTC.",
+            "Set max_tokens to at most 150, or try again after 2026-11-25 00:00 UTC.",
+            43200,
+        ),
+        (
+            *(BOTH, 100, 50, 2000),
+            "The request may use up to 2050 tokens (50 for the prompt, 2000 for the answer), and 900 of 1000 "
+            "key tokens/day are left until 2026-11-25 00:00 UTC.",
+            "Set max_tokens to at most 550.",
+            None,
+        ),
+    ],
+)
+async def test_a_refusal_says_what_is_left_until_when_and_what_would_fit(
+    counted: Counted,
+    settings: dict[str, Any],
+    used: int,
+    prompt: int,
+    answer: int,
+    message: str,
+    hint: str,
+    retry: float | None,
+) -> None:
+    mine = limits(counted, **settings)
+    (await mine.reserve(caller(), "m", used)).settle(0, used)
+    await counted.settled()
+    with pytest.raises(LimitReached) as caught:
+        await mine.reserve(caller(), "m", prompt + answer, Answer(answer, "max_tokens"))
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+    assert caught.value.retry_after_s == (None if retry is None else pytest.approx(retry))
+    if "at most" in hint and "try again after" not in hint.partition(", and")[2]:
+        fitting = int(hint.partition("at most ")[2].split(",")[0].rstrip("."))
+        with pytest.raises(LimitReached):
+            await mine.reserve(caller(), "m", prompt + fitting + 1)
+        await mine.reserve(caller(), "m", prompt + fitting)
+
+
+async def test_what_can_never_fit_is_told_before_what_must_wait(counted: Counted) -> None:
+    mine = limits(counted, key={"tokens_per_minute": 100, "tokens_per_day": 150})
+    (await mine.reserve(caller(), "m", 90)).settle(90)
+    await counted.settled()
+    error = await refused(mine, caller(), 120)
+    assert (error.limit, error.retry_after_s) == ("key tokens/min", None)
+
+
+async def test_who_has_no_key_is_told_of_the_settings(counted: Counted) -> None:
+    mine = limits(counted, tenant={"requests_per_minute": 1})
+    nobody = replace(caller(), anonymous=True)
+    await mine.reserve(nobody, "m", 1)
+    error = await refused(mine, nobody)
+    assert error.hint == "Try again in 65 s, or raise limits.tenant in the settings."
 
 
 async def test_without_limits_nothing_is_counted(counted: Counted) -> None:

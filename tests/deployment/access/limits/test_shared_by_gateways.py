@@ -60,7 +60,7 @@ async def ask(http: httpx.AsyncClient, asked: Asked, tokens: int = 1) -> int:
         done = answer.json()
         asked.used += done["prompt_eval_count"] + done["eval_count"]
     if answer.status_code == 429:
-        assert "The limit of" in answer.text, answer.text
+        assert "The limit of" in answer.text or "are left" in answer.text, answer.text
         assert int(answer.headers["retry-after"]) > 0
     return answer.status_code
 
