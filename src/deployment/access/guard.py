@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from deployment.access.model import Principal
 from deployment.access.permissions import Permission
 from deployment.errors import InvalidRequest
+from deployment.spelling import misspelt
 
 PERMISSION = "x-permission"
 """Where a route, and the OpenAPI document, say what is needed."""
@@ -90,6 +91,10 @@ class AdminRoute(APIRoute):
                 return await handler(request)
             except RequestValidationError as error:
                 first = error.errors()[0]
+                schema = self.body_field.field_info.annotation if self.body_field is not None else None
+                if found := misspelt(error.errors(), schema, {"body": error.body}):
+                    where = ".".join(str(part) for part in found[0][1:])
+                    raise InvalidRequest(f"{where}: there is no such field; did you mean {found[1]}?") from None
                 if first["type"] == "json_invalid":
                     raise InvalidRequest(f"The body is not valid JSON: {first['ctx']['error']}.") from None
                 where = ".".join(str(part) for part in first["loc"][1:]) or "body"

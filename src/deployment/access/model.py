@@ -34,11 +34,18 @@ class Principal:
 
     def require(self, permission: Permission) -> None:
         """Raise Forbidden, naming what is missing, unless this may be done."""
-        if permission not in self.permissions:
+        if permission in self.permissions:
+            return
+        if self.anonymous:
             raise Forbidden(
-                f"{self.name} lacks the permission {permission.value}.",
-                hint="An administrator can give the key a role and scopes that hold it.",
+                f"Without a key, nobody has the permission {permission.value}.",
+                hint="Send the key of an administrator. On the gateway's machine, `ramsey keys create --name NAME "
+                "--role admin` makes one.",
             )
+        raise Forbidden(
+            f"{self.name} lacks the permission {permission.value}.",
+            hint="An administrator can give the key a role and scopes that hold it.",
+        )
 
     def require_model(self, model: str) -> None:
         """Raise Forbidden unless this model may be asked. `model` is the logical name, without a tag."""

@@ -29,6 +29,8 @@ from deployment.secret_store import looked_up
 from deployment.settings import Profile, Settings, api_key, environment, shown_url
 
 _ASK_S = 180.0
+_REFUSALS = frozenset({"unauthenticated", "forbidden", "rate_limited"})
+"""What says nothing of the service, but of who asks it."""
 
 
 @dataclass(frozen=True)
@@ -194,12 +196,18 @@ def _next(port: int) -> int:
 
 
 def _ask(settings: Settings, url: str) -> str | None:
-    """Show that it answers; None where that needs a key and there is none."""
+    """Show that it answers, or why it does not answer us, who may have used up a limit: it serves all the same.
+    None where that needs a key and there is none."""
     key = api_key()
     if key is None and settings.profile is not Profile.DEVELOPMENT:
         return None
     gateway = Gateway(url, key, _ASK_S, settings.server.tls_cert)
-    told = gateway.post("/generate", {"prompt": _prompt(settings), "max_tokens": 64})
+    try:
+        told = gateway.post("/generate", {"prompt": _prompt(settings), "max_tokens": 64})
+    except RamseyError as error:
+        if error.code not in _REFUSALS:
+            raise
+        return f"It refuses this now: {error.message}"
     return " ".join(str(told.get("response", "")).split())
 
 

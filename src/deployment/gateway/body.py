@@ -2,21 +2,24 @@
 
 import asyncio
 import re
+from collections.abc import Iterable
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployment.errors import InvalidRequest, PayloadTooLarge, RequestTimeout
 from deployment.gateway.listener import connection_of
+from deployment.spelling import misspelt
 
 Body = TypeVar("Body", bound=BaseModel)
 
 _FIELD = re.compile(r"^[a-z_][a-z0-9_]*$")  # pydantic also names the alternative that it tried: constrained-str
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
 _ANOTHER_TYPE = frozenset({"string_type", "list_type", "dict_type", "literal_error", "bool_type", "float_type"})
+_NAMES = frozenset({"missing", "extra_forbidden"})
 _PLAINER = {
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
@@ -103,14 +106,29 @@ def parse(schema: type[Body], body: bytes) -> Body:
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        problem = _plainest(error.errors(include_url=False, include_input=False))
+        problems = error.errors(include_url=False, include_input=False)
+    _refuse_misspelt(problems, schema, body)
+    problem = _plainest(problems)
     kind = problem["type"]
     reason = _PLAINER.get(kind, problem["msg"].removeprefix("Value error, ").replace(" after validation", ""))
     if kind == "json_invalid":
         detail = str(problem.get("ctx", {}).get("error", ""))
         raise InvalidRequest(f"The body is not valid JSON: {detail}.")
-    where = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or _FIELD.match(part))
+    where = _where(problem["loc"])
     raise InvalidRequest(f"{where}: {reason}." if where else f"{reason}.", param=where or None)
+
+
+def _refuse_misspelt(problems: list[ErrorDetails], schema: type[BaseModel], body: bytes) -> None:
+    """A name that is nearly a field's says more than that the field is missing."""
+    if not any(problem["type"] in _NAMES for problem in problems):
+        return
+    if found := misspelt(problems, schema, from_json(body)):
+        where = _where(found[0])
+        raise InvalidRequest(f"{where}: there is no such field; did you mean {found[1]}?", param=where)
+
+
+def _where(path: Iterable[int | str]) -> str:
+    return ".".join(str(part) for part in path if isinstance(part, int) or _FIELD.match(part))
 
 
 def _plainest(problems: list[ErrorDetails]) -> ErrorDetails:

@@ -11,6 +11,7 @@ from deployment.errors import ConfigurationError
 from deployment.settings.environment import named_config, refuse_unknown_variables
 from deployment.settings.section import Section
 from deployment.settings.tree import Settings
+from deployment.spelling import misspelt
 
 CONFIG_FILE = "ramsey.toml"
 
@@ -66,6 +67,8 @@ def _explain(error: ValidationError, file: Path | None) -> str:
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         reason = problem["msg"].removeprefix("Value error, ")
-        reason = "there is no such setting" if problem["type"] == "extra_forbidden" else reason
+        if problem["type"] == "extra_forbidden":
+            found = misspelt([problem], Settings, None)
+            reason = "there is no such setting" + (f"; did you mean {found[1]}?" if found else "")
         lines.append(f"{key}: {reason}" if key else reason)
     return f"The settings ({file or 'no file'}, environment) are wrong: " + "; ".join(lines) + "."

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from deployment.access import Authenticator, Principal, generate_key
+from deployment.access import Authenticator, Permission, Principal, generate_key
 from deployment.clock import SystemClock
-from deployment.errors import Unauthenticated
+from deployment.errors import Forbidden, Unauthenticated
 from deployment.settings import AccessSettings, ApiKey, Profile
 
 NEW = generate_key()
@@ -95,6 +95,13 @@ def test_a_placeholder_that_clients_insist_on_counts_as_no_key(placeholder: str)
     scope = connection(("authorization", f"Bearer {placeholder}"))
     assert authenticator().authenticate(scope).anonymous
     refusal(scope, Profile.PRODUCTION)
+
+
+def test_who_calls_without_a_key_is_told_to_send_one() -> None:
+    nobody = authenticator().authenticate(connection())
+    with pytest.raises(Forbidden, match="Without a key, nobody has the permission keys:write") as caught:
+        nobody.require(Permission.KEYS_WRITE)
+    assert "ramsey keys create --name NAME --role admin" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("profile", [Profile.STAGING, Profile.PRODUCTION])

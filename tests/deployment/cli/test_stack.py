@@ -60,6 +60,14 @@ def test_up_serves_and_ctrl_c_leaves_nothing(machine: "Machine") -> None:
     assert machine.is_free(machine.engine_port)
 
 
+def test_it_serves_also_where_the_one_who_starts_it_has_used_up_a_limit(machine: "Machine") -> None:
+    machine.variables["RAMSEY_LIMITS__KEY"] = '{"tokens_per_day": 5}'
+    _, said = machine.up()
+    assert "It refuses this now: The request may use up to" in said
+    with urllib.request.urlopen(f"{machine.url}/health", timeout=20) as answer:
+        assert answer.status == 200
+
+
 def test_with_a_certificate_everything_speaks_https(machine: "Machine", tmp_path: Path) -> None:
     certificate, key = write_certificate(tmp_path, "llm.example")
     machine.variables |= {"RAMSEY_SERVER__TLS_CERT": str(certificate), "RAMSEY_SERVER__TLS_KEY": str(key)}

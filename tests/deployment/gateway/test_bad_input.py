@@ -104,6 +104,51 @@ async def test_the_field_that_is_wrong_is_named(
     assert named in told(path, answer.json())["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "written", "meant"),
+    [
+        ("/generate", {"promt": "x"}, "promt", "prompt"),
+        ("/generate", {"prompt": "x", "max_token": 5}, "max_token", "max_tokens"),
+        ("/chat", {"mesages": []}, "mesages", "messages"),
+        ("/chat", {"messages": [{"role": "user", "contnt": "x"}]}, "messages.0.contnt", "content"),
+        ("/embeddings", {"inputs": "x"}, "inputs", "input"),
+        ("/feedback", {"requestid": "x", "score": "up"}, "requestid", "request_id"),
+        ("/api/generate", {"model": "ramsey-model", "promt": "x"}, "promt", "prompt"),
+        ("/api/generate", {"modle": "ramsey-model", "prompt": "x"}, "modle", "model"),
+        ("/api/chat", {"model": "ramsey-model", "message": [{"role": "user"}]}, "message", "messages"),
+        ("/api/embed", {"model": "ramsey-model", "inputs": "x"}, "inputs", "input"),
+        ("/v1/chat/completions", {"model": "ramsey-model", "mesages": []}, "mesages", "messages"),
+        ("/v1/completions", {"model": "ramsey-model", "promt": "x"}, "promt", "prompt"),
+        ("/v1/responses", {"model": "ramsey-model", "inptu": "x"}, "inptu", "input"),
+    ],
+)
+async def test_a_misspelt_field_is_told_with_the_one_that_is_meant(
+    shared_gate: Gate, path: str, body: dict[str, Any], written: str, meant: str
+) -> None:
+    answer = await shared_gate.http.post(path, json=body)
+    assert answer.status_code == 400, answer.text
+    assert told(path, answer.json())["message"] == f"{written}: there is no such field; did you mean {meant}?"
+
+
+async def test_numbers_that_are_no_json_do_not_hide_a_misspelt_field(shared_gate: Gate) -> None:
+    answer = await shared_gate.http.post("/generate", content=b'{"promt": "x", "seed": NaN}')
+    assert answer.status_code == 400, answer.text
+    assert "did you mean prompt?" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/api/chat", "/v1/chat/completions", "/v1/completions"])
+async def test_what_clients_of_others_send_besides_is_let_through(shared_gate: Gate, path: str) -> None:
+    extras = {"promts": "x", "message": "x", "max_token": 5, "service_tier": "auto"}
+    answer = await shared_gate.http.post(path, json=ASK[path] | extras)
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_model_is_loaded_by_an_empty_request(shared_gate: Gate) -> None:
+    for path, body in (("/api/generate", {"prompt": ""}), ("/api/chat", {"messages": []})):
+        answer = await shared_gate.http.post(path, json={"model": "ramsey-model", "raw_mode": 1} | body)
+        assert (answer.status_code, answer.json()["done_reason"]) == (200, "load"), answer.text
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 async def test_numbers_that_are_none_are_refused(shared_gate: Gate, number: str) -> None:
     for path, body in (

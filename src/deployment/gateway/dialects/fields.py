@@ -5,6 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from deployment.errors import InvalidRequest
+from deployment.spelling import near
+
 MAX_STOPS = 16
 MAX_MESSAGES = 2_000
 _BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]+={0,2}[\r\n]*")
@@ -49,6 +52,15 @@ class OpenRequest(BaseModel):
     """A request of somebody else's API, whose clients may send more than we know."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+def refuse_misspelt(schema: BaseModel, meant: str) -> None:
+    """A request without this field that has one much like it. Raises InvalidRequest.
+
+    For fields that may be left out, where others that are not known pass.
+    """
+    if written := near(meant, schema.model_extra or ()):
+        raise InvalidRequest(f"{written}: there is no such field; did you mean {meant}?", param=written)
 
 
 def stop_list(stop: str | list[str] | None) -> list[str] | None:

@@ -15,6 +15,7 @@ from deployment.gateway.dialects.fields import (
     ModelName,
     TopLogprobs,
     fold_seed,
+    refuse_misspelt,
 )
 from deployment.gateway.encoder import Reply, Times
 from deployment.gateway.errors_out import OLLAMA, error_body
@@ -91,9 +92,9 @@ class OllamaRequest(PassThrough):
         body["options"] = self.options.body() if self.options else {}
         return body
 
-    def refuse_unload(self, empty: bool) -> None:
+    def refuse_unload(self) -> None:
         """`keep_alive: 0` without a prompt unloads the model for everybody."""
-        if empty and self.keep_alive in (0, "0", "0s"):
+        if self.keep_alive in (0, "0", "0s"):
             raise Forbidden("Unloading a model is not offered to callers.", hint="The nodes keep releases warm.")
 
 
@@ -114,7 +115,9 @@ class OllamaGenerate(OllamaRequest):
         """As it came. Refuses what would bypass the release's template."""
         if self.template or self.raw:
             raise InvalidRequest(_MANAGED.format(what="the template (`template` and `raw` are refused)"))
-        self.refuse_unload(not self.prompt and not self.suffix)
+        if not self.prompt and not self.suffix:
+            refuse_misspelt(self, "prompt")
+            self.refuse_unload()
         body = self.passed_on()
         body.pop("raw", None)
         stream = self.streams and bool(self.prompt or self.suffix)
@@ -149,7 +152,9 @@ class OllamaChat(OllamaRequest):
 
     def inference(self) -> Inference:
         """As it came."""
-        self.refuse_unload(not self.messages)
+        if not self.messages:
+            refuse_misspelt(self, "messages")
+            self.refuse_unload()
         stream = self.streams and bool(self.messages)
         return Inference("/api/chat", self.model, self.passed_on(), stream, answer_field=_ANSWER_FIELD)
 
