@@ -1,7 +1,7 @@
 """Who may call, how much, and a record of it."""
 
 from deployment.access.audit import Act
-from deployment.access.audit_file import check_lines
+from deployment.access.audit_file import FileReport, check_lines
 from deployment.access.authentication import Authenticator
 from deployment.access.change import record_acts
 from deployment.access.grants import KeyWish
@@ -44,6 +44,7 @@ __all__ = [
     "Callers",
     "CreatedKey",
     "Declared",
+    "FileReport",
     "KeyWish",
     "LimitFact",
     "LimitReached",

@@ -26,6 +26,7 @@ from deployment.access.store import AccessStore
 from deployment.clock import Clock
 from deployment.errors import Conflict, DatabaseUnavailable, InvalidRequest, NotFound
 from deployment.settings import LimitSet, Price
+from deployment.spelling import near
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MODEL = re.compile(r"[a-z0-9_][a-z0-9_./-]{0,127}")
@@ -237,12 +238,23 @@ class AccessService:
         await self._told()
 
     async def audit(self, actor: Principal, wanted: Selection = _ALL, limit: int = 100) -> list[AuditEntry]:
-        """What administrators of the actor's tenant (or of all) did. Raises NotFound for another's tenant."""
+        """What administrators of the actor's tenant (or of all) did. Raises NotFound for another's tenant, or none."""
         if wanted.tenant is not None:
             check_tenant(actor, wanted.tenant)
         elif Permission.TENANTS_ALL not in actor.permissions:
             wanted = replace(wanted, tenant=actor.tenant)
-        return await self._audit.entries(wanted, limit)
+        entries = await self._audit.entries(wanted, limit)
+        if not entries and wanted.tenant:
+            await self._require_known(wanted.tenant)
+        return entries
+
+    async def _require_known(self, tenant: str) -> None:
+        """There is such a tenant, or the record has it: keys of the settings name theirs as they like."""
+        known = {each.id for each in await self._store.tenants()}
+        if tenant not in known and not await self._audit.entries(Selection(tenant), 1):
+            meant = near(tenant, known)
+            hint = f"Did you mean {meant}? " if meant else ""
+            raise NotFound(f"There is no tenant {tenant[:64]!r}.", hint=f"{hint}`ramsey tenants list` shows them.")
 
     async def verify_audit(self, actor: Principal, after: int = 0, limit: int | None = None) -> ChainReport:
         """Whether the record is whole, or so many entries of it after one."""

@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from urllib.parse import urlencode
 
 import typer
@@ -17,11 +20,16 @@ from deployment.cli.admin import Admin, Url, admin_of, moment, shown_time, span
 from deployment.cli.output import Json, print_json
 from deployment.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from deployment.access import FileReport
+
 app = typer.Typer(help="Read, keep and check the record of who did what.", no_args_is_help=True, rich_markup_mode=None)
 
 _FOLLOW_S = 1.0
 _PAGE = 1000
 _CHECKED_AT_ONCE = 5000
+_INDENT = " " * 8
+_KEEP = "The last hash is {}. Keep it elsewhere, to notice when the end was cut off."
 
 Since = Annotated[str | None, typer.Option(help="From then on: a length such as 30d, or a time such as 2027-01-31.")]
 Until = Annotated[str | None, typer.Option(help="Up to then, as --since.")]
@@ -71,10 +79,9 @@ def export(
         raise ConfigurationError(f"{out} cannot be written: {error.strerror}.") from None
     finally:
         _progress("", 0)
-    typer.echo(f"Wrote {count:,} entries to {'standard output' if str(out) == '-' else out}.", err=str(out) == "-")
+    typer.echo(f"Wrote {_counted(count)} to {'standard output' if str(out) == '-' else out}.", err=str(out) == "-")
     if count:
-        told = f"The last hash is {last_hash}. Keep it elsewhere, to notice when the end was cut off."
-        typer.echo(told, err=str(out) == "-")
+        typer.echo(_KEEP.format(last_hash), err=str(out) == "-")
 
 
 @contextmanager
@@ -107,24 +114,28 @@ def verify(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Check that nothing in the record was changed or taken out. Exit status 1 when it was."""
+    """Check that nothing in the record was changed or taken out. Exit status 1 when it was, or a file is empty."""
     if file is not None:
-        report = _verify_file(file, gaps)
+        whole = _verify_file(file, gaps, as_json)
     elif gaps:
         raise ConfigurationError("--gaps is for a --file: the record itself has none.")
     else:
-        report = _verify(admin_of(context, url))
+        whole = _verify_record(admin_of(context, url), as_json)
+    raise typer.Exit(0 if whole else 1)
+
+
+def _verify_record(admin: Admin, as_json: bool) -> bool:
+    report = _verify(admin)
     if as_json:
         print_json(report)
-    elif report["whole"]:
-        typer.echo(f"{file or 'The record'} is whole: {report['entries']} entries.")
-        typer.echo(f"The last hash is {report['last_hash']}. Keep it elsewhere, to notice when the end was cut off.")
+    elif not report["whole"]:
+        typer.echo(f"The record was changed: entry {report['broken_at']} does not fit the one before it.", err=True)
+    elif not report["entries"]:
+        typer.echo("The record has no entry yet.")
     else:
-        told = f"{file or 'The record'} was changed: entry {report['broken_at']} does not fit the one before it."
-        typer.echo(told, err=True)
-        if file is not None and not gaps:
-            typer.echo("  Where the file is one tenant's, say --gaps.", err=True)
-    raise typer.Exit(0 if report["whole"] else 1)
+        typer.echo(f"The record is whole: {_counted(report['entries'])}.")
+        typer.echo(_KEEP.format(report["last_hash"]))
+    return bool(report["whole"])
 
 
 def _verify(admin: Admin) -> dict[str, Any]:
@@ -139,7 +150,8 @@ def _verify(admin: Admin) -> dict[str, Any]:
         _progress(f"{after:,} of {report['of']:,} entries", 0)
 
 
-def _verify_file(file: Path, gaps: bool) -> dict[str, Any]:
+def _verify_file(file: Path, gaps: bool, as_json: bool) -> bool:
+    """Whether the file holds entries, and all of them fit. Says what was looked at, and what could not be."""
     from deployment.access import check_lines
 
     try:
@@ -148,8 +160,32 @@ def _verify_file(file: Path, gaps: bool) -> dict[str, Any]:
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}.") from None
     _progress("", 0)
-    shown = {"entries": report.entries, "of": report.of, "broken_at": report.broken_at, "last_hash": report.last_hash}
-    return {"whole": report.broken_at is None, **shown}
+    whole = report.broken_at is None and report.entries > 0
+    if as_json:
+        print_json({"whole": whole, **asdict(report)})
+    else:
+        for line in file_verdict(str(file), report, gaps=gaps):
+            typer.echo(line, err=not whole)
+    return whole
+
+
+def file_verdict(name: str, report: "FileReport", *, gaps: bool) -> list[str]:
+    """What the look at a file came to, in lines."""
+    if report.broken_at is not None:
+        why = "does not fit its own hash" if report.changed else "does not fit the one before it"
+        hint = [] if gaps or report.changed else ["  Where the file is one tenant's, say --gaps."]
+        return [f"{name} is not whole: entry {report.broken_at} {why}.", *hint]
+    if not report.entries:
+        return [f"{name} holds no entry: nothing was checked."]
+    found = f"{_counted(report.entries)}, {report.first} to {report.last}"
+    lines = [f"{name} is whole: {found}." if not report.left_out else f"{name}: {found}, each fits its own hash."]
+    if report.first > 1:
+        told = f"Not checked: what came before entry {report.first}. It follows the hash {report.before}."
+        lines.append(told)
+    if report.left_out:
+        told = f"Not checked: {report.left_out} between them that are not in the file, and what follows each gap"
+        lines.append(f"{told}: who changed that can have made its hash anew.")
+    return [*lines, _KEEP.format(report.last_hash)]
 
 
 def _newest(admin: Admin, lines: int) -> list[dict[str, Any]]:
@@ -187,6 +223,10 @@ def _moment(text: str | None, option: str) -> str | None:
     return (now - span(text, option) if long_ago else moment(text, now, option)).isoformat()
 
 
+def _counted(number: int) -> str:
+    return f"{number:,} {'entry' if number == 1 else 'entries'}"
+
+
 def _progress(text: str, count: int) -> None:
     """One line that is written over, on a terminal only; "" clears it."""
     if sys.stderr.isatty() and count % _PAGE == 0:
@@ -199,5 +239,24 @@ def _tell(entries: list[dict[str, Any]], as_json: bool) -> None:
             typer.echo(json.dumps(entry, ensure_ascii=False))
             continue
         who = entry["actor_name"] + (f" from {entry['source']}" if entry["source"] else "")
-        detail = f"  {json.dumps(entry['detail'], ensure_ascii=False)}" if entry["detail"] else ""
-        typer.echo(f"{entry['seq']:>6}  {shown_time(entry['at'])}  {who}: {entry['action']} {entry['subject']}{detail}")
+        lines = [f"{entry['seq']:>6}  {shown_time(entry['at'])}  {who}: {entry['action']} {entry['subject']}"]
+        plain = {name: value for name, value in entry["detail"].items() if not isinstance(value, dict)}
+        lines += [_shown(plain)] if plain else []
+        lines += [f"{name}: {_shown(value)}" for name, value in entry["detail"].items() if value and name not in plain]
+        typer.echo(_folded(lines) if sys.stdout.isatty() else "  ".join(lines))
+
+
+def _shown(value: Any) -> str:
+    """A detail as people read it: what is not there is left out."""
+    if not isinstance(value, dict):
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    there = {name: each for name, each in value.items() if each not in (None, [], {}, "")}
+    return ", ".join(f"{name} {_shown(each)}" for name, each in there.items())
+
+
+def _folded(lines: list[str]) -> str:
+    """Each line within the terminal, what goes on below the first one indented."""
+    width = max(40, shutil.get_terminal_size().columns)
+    first = textwrap.wrap(lines[0], width, subsequent_indent=_INDENT)
+    rest = [textwrap.wrap(line, width, initial_indent=_INDENT, subsequent_indent=_INDENT + "  ") for line in lines[1:]]
+    return "\n".join([*first, *(part for each in rest for part in each)])

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from tests.support.held_clock import HeldClock
 
-from deployment.access import LOCAL_OPERATOR, Access, KeyWish, Permission, check_lines
-from deployment.access.audit import AuditEntry, ChainReport, Selection, first_break, seal
+from deployment.access import LOCAL_OPERATOR, Access, FileReport, KeyWish, Permission, check_lines
+from deployment.access.audit import AuditEntry, Selection, first_break, seal
 from deployment.database import Database
 from deployment.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from deployment.settings import LimitSet, load
@@ -157,6 +157,9 @@ async def test_a_selection_has_no_gaps_in_its_time(database: Database) -> None:
                 assert [entry.seq for entry in found] == list(range(first + 1, end + 1))
         assert await seqs(since=clock.now()) == []
         assert await seqs(until=clock.now()) == [6, 5, 4, 3]
+        with pytest.raises(NotFound, match="no tenant 'acme'"):
+            await seqs(tenant="acme")
+        await access.service.create_tenant(LOCAL_OPERATOR, "acme", "Acme")
         assert await seqs(tenant="acme") == []
 
 
@@ -182,11 +185,12 @@ async def test_a_file_is_checked_without_the_database(access: Access) -> None:
         await access.service.create_key(LOCAL_OPERATOR, KeyWish(f"key {number} ü"))
     lines = lines_of(await access.service.audit(LOCAL_OPERATOR, Selection(after=0)))
     last = json.loads(lines[-1])["hash"]
-    assert check_lines(lines) == ChainReport(6, None, last, 6)
-    assert check_lines(lines[2:]) == ChainReport(4, None, last, 6)
-    assert check_lines([]).entries == 0
+    assert check_lines(lines) == FileReport(6, 1, 6, last_hash=last)
+    second = json.loads(lines[1])["hash"]
+    assert check_lines(lines[2:]) == FileReport(4, 3, 6, before=second, last_hash=last)
+    assert check_lines([]) == FileReport()
     assert check_lines([lines[1], lines[3]]).broken_at == 4
-    assert check_lines([lines[1], lines[3]], gaps=True).broken_at is None
+    assert check_lines([lines[1], lines[3]], gaps=True).left_out == 1
     assert check_lines([lines[3], lines[1]], gaps=True).broken_at == 2
     assert check_lines([*lines[:2], lines[1]], gaps=True).broken_at == 2
     forged = lines[2].replace(b"key 2", b"key 9")

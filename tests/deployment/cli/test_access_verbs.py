@@ -1,8 +1,13 @@
 """keys, tenants, roles, limits, audit: on this machine's database, and through a gateway."""
 
+import contextlib
 import json
 import os
+import pty
 import sqlite3
+import subprocess
+import sys
+import termios
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -124,15 +129,89 @@ def test_a_long_record_is_shown_exported_and_checked_page_by_page(
     assert told("audit", "verify")["last_hash"] in said
     assert whole.stat().st_mode & 0o777 == 0o600
     assert "7 entries" in run("audit", "verify", "--file", str(whole)).stdout
-    assert "Wrote 1 entries" in run("audit", "export", "--out", str(late), "--since", begin).stdout
+    assert "Wrote 1 entry to" in run("audit", "export", "--out", str(late), "--since", begin).stdout
     assert "Wrote 6 entries" in run("audit", "export", "--out", str(late), "--since", "1h", "--until", begin).stdout
     assert "Wrote 0 entries" in run("audit", "export", "--out", str(late), "--tenant", "t1").stdout
+    with pytest.raises(RamseyError, match="no tenant 'defalt'") as caught:
+        run("audit", "export", "--out", str(late), "--tenant", "defalt")
+    assert "Did you mean default?" in (caught.value.hint or "")
     whole.write_text("".join(whole.read_text().splitlines(keepends=True)[i] for i in (0, 1, 4)))
     missing = run("audit", "verify", "--file", str(whole))
     assert (missing.exit_code, "entry 5 does not fit" in missing.stderr, "--gaps" in missing.stderr) == (1, True, True)
     assert run("audit", "verify", "--file", str(whole), "--gaps").exit_code == 0
     with pytest.raises(RamseyError, match="cannot be written"):
         run("audit", "export", "--out", str(data_dir / "nowhere" / "file"))
+
+
+def test_a_check_of_a_file_says_what_it_could_not_check(data_dir: Path) -> None:
+    for number in range(4):
+        run("tenants", "create", f"t{number}")
+    file = data_dir.parent / "some.jsonl"
+    run("audit", "export", "--out", str(file))
+    lines = file.read_text().splitlines(keepends=True)
+    hashes = [json.loads(line)["hash"] for line in lines]
+
+    def checked(*kept: str, gaps: bool = False) -> tuple[int, str, str]:
+        file.write_text("".join(kept))
+        result = run("audit", "verify", "--file", str(file), *(["--gaps"] if gaps else []))
+        return result.exit_code, result.stdout, result.stderr
+
+    keep = "The last hash is {}. Keep it elsewhere, to notice when the end was cut off.\n"
+    assert checked(*lines) == (0, f"{file} is whole: 4 entries, 1 to 4.\n" + keep.format(hashes[3]), "")
+    assert checked(*lines[2:3]) == (
+        0,
+        f"{file} is whole: 1 entry, 3 to 3.\nNot checked: what came before entry 3. It follows the hash {hashes[1]}.\n"
+        + keep.format(hashes[2]),
+        "",
+    )
+    assert checked() == (1, "", f"{file} holds no entry: nothing was checked.\n")
+    code, out, _ = checked(lines[0], lines[3], gaps=True)
+    assert (code, "2 entries, 1 to 4, each fits its own hash" in out, "Not checked: 2 between" in out) == (
+        0,
+        True,
+        True,
+    )
+    assert checked(lines[0], lines[1].replace("t1", "t9"))[::2] == (
+        1,
+        f"{file} is not whole: entry 2 does not fit its own hash.\n",
+    )
+    file.write_text("")
+    assert told("audit", "verify", "--file", str(file)) == {
+        **dict.fromkeys(("entries", "first", "last", "left_out"), 0),
+        "whole": False,
+        "before": "0" * 64,
+        "last_hash": "",
+        "broken_at": None,
+        "changed": False,
+    }
+
+
+def test_the_record_fits_a_terminal_and_is_a_line_an_entry_elsewhere(data_dir: Path) -> None:
+    run("tenants", "create", "acme", "--name", "A customer whose name is of a good many words and more")
+    words = ("keys", "create", "--name", "app", "--tenant", "acme", "--role", "user", "--role", "viewer")
+    run(*words, *(word for number in range(8) for word in ("--network", f"10.{number}.0.0/16")))
+    plain = run("audit", "tail").stdout.splitlines()
+    assert len(plain) == 2
+    assert 'networks ["10.0.0.0/16", "10.1.0.0/16"' in plain[1]
+    shown = _on_a_terminal(80, "audit", "tail").splitlines()
+    assert max(map(len, shown)) <= 80
+    assert [line[:6].strip() for line in shown if line[:6].strip()] == ["1", "2"]
+    assert " ".join(" ".join(shown).split()) == " ".join(" ".join(plain).split()), "nothing is cut"
+
+
+def _on_a_terminal(columns: int, *words: str) -> str:
+    """What a verb shows there."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, columns))
+    environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    subprocess.run([sys.executable, "-m", "deployment", *words], stdout=theirs, check=True, env=environment)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux's way to say that the other side is closed
+        while piece := os.read(ours, 65536):
+            shown += piece
+    os.close(ours)
+    return shown.decode().replace("\r\n", "\n")
 
 
 def test_roles_and_limits_are_set_and_deleted(data_dir: Path) -> None:
