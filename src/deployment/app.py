@@ -91,6 +91,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Services:
     access = Access(settings, database, clock)
     room = TrafficRoom(settings, database, pool, access.authenticator, clock, metrics.registry)
     traffic = room.traffic
+    access.doubts.served = lambda: traffic.table
     catalogue = CatalogueRoom(settings, database, pool, traffic, access.authenticator, clock)
     privacy = Privacy(settings.privacy, database, room.feedback_store, clock, metrics.registry)
     room.feedback.was_erased = privacy.service.was_erased

@@ -106,13 +106,17 @@ class Database:
         """
         if self.is_sqlite:
             await asyncio.to_thread(_prepare_file, self.url)
-        async with self.read() as connection:
-            if await connection.run_sync(_revision) == migrations.HEAD:
-                return
+        if await self.is_current():
+            return
         async with self.write() as connection:
             if not self.is_sqlite:
                 await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             await connection.run_sync(migrations.upgrade)
+
+    async def is_current(self) -> bool:
+        """Whether the tables are of this version of the code. Raises DatabaseUnavailable."""
+        async with self.read() as connection:
+            return await connection.run_sync(_revision) == migrations.HEAD
 
     async def check(self) -> None:
         """Look whether it answers, and a file is whole. Raises DatabaseUnavailable."""

@@ -4,6 +4,7 @@ from deployment.access.audit import Act
 from deployment.access.audit_file import FileReport, check_lines
 from deployment.access.authentication import Authenticator
 from deployment.access.change import record_acts
+from deployment.access.doubts import doubts
 from deployment.access.grants import KeyWish
 from deployment.access.guard import (
     KNOWN,
@@ -27,7 +28,7 @@ from deployment.access.recorder import Recorder
 from deployment.access.required import require_authentication
 from deployment.access.room import Access
 from deployment.access.service import LOCAL_OPERATOR, AccessService, CreatedKey
-from deployment.access.store import require_tenant
+from deployment.access.store import AccessStore, require_tenant
 
 __all__ = [
     "BUILT_IN_ROLES",
@@ -37,6 +38,7 @@ __all__ = [
     "PUBLIC",
     "Access",
     "AccessService",
+    "AccessStore",
     "Act",
     "AdminRoute",
     "Answer",
@@ -60,6 +62,7 @@ __all__ = [
     "Tenant",
     "check_lines",
     "declared",
+    "doubts",
     "generate_key",
     "key_sha256",
     "known",

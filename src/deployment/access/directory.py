@@ -51,6 +51,11 @@ class Directory:
                 entry = self._entries[sha256] = self._entry(record)
         return entry
 
+    @property
+    def keys(self) -> Iterable[KeyRecord]:
+        """Every stored key that was not revoked."""
+        return self._records.values()
+
     def apply(self, changes: Changes) -> None:
         """Take in what is new. Once this returns, a revoked key is nobody."""
         anew = changes.version < self.version

@@ -10,6 +10,7 @@ from deployment.access.audit import AuditStore
 from deployment.access.audit_routes import add_audit_routes
 from deployment.access.authentication import Authenticator
 from deployment.access.directory import Directory
+from deployment.access.doubts import Doubts
 from deployment.access.limits import Limits, MemoryCounters, RuleBook, SharedCounters
 from deployment.access.limits.keeper import BudgetKeeper
 from deployment.access.limits.store import SpendingStore
@@ -50,6 +51,7 @@ class Access:
         book = RuleBook(settings.limits, clock, directory)
         self.limits = Limits(book, self._counters, settings.limits.budget_alert)
         self._spending = SpendingStore(database)
+        self.doubts = Doubts(settings.limits, directory)
         self._settings, self._database, self._clock, self._directory = settings, database, clock, directory
 
     @property
@@ -104,6 +106,7 @@ class Access:
             await stack.enter_async_context(self.recorder.running())
             for provider in self._providers:
                 await stack.enter_async_context(provider.running())
+            await stack.enter_async_context(self.doubts.running())
             if isinstance(self._counters, MemoryCounters):
                 keeper = BudgetKeeper(self._counters, self._spending, self._clock)
                 await stack.enter_async_context(keeper.running())

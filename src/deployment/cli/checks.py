@@ -22,7 +22,8 @@ from deployment.engines import Found, Presence, is_loopback, probe
 from deployment.errors import ConfigurationError, RamseyError
 from deployment.modelfile import load as load_modelfile
 from deployment.ollama_client import OllamaClient, Timeouts
-from deployment.releases import check_model
+from deployment.releases import check_model, local_doubts
+from deployment.secret_store import looked_up
 from deployment.settings import EngineKind, Settings, environment, shown_url
 
 State = Literal["ok", "warning", "wrong"]
@@ -31,6 +32,7 @@ OLDEST_OLLAMA = (0, 20, 3)  # before it, a model file or name can do harm (CVE-2
 _GIB = 1 << 30
 _LIBRARIES = {"libgomp": "libgomp1", "libstdc++": "libstdc++6"}
 _ANSWER_S = 120.0
+_PRICE = "Give it a price, 0 where it shall be free: limits.prices in the settings."
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,18 @@ def state(settings: Settings) -> list[Finding]:
     except RamseyError as error:
         detail = "; ".join(getattr(error, "__notes__", ()))
         return [Finding("state", "wrong", error.message, error.hint or detail)]
+
+
+def limits(settings: Settings) -> list[Finding]:
+    """Models that limits, prices and keys name, and what budgets of money are for."""
+    try:
+        found = asyncio.run(local_doubts(looked_up(settings), SystemClock()))
+    except RamseyError:
+        return []  # the state's check says why
+    mend = (
+        "Correct the name, or leave it where the model is still to come; `ramsey limits` and `ramsey keys` show both."
+    )
+    return [Finding("limits", "warning", text, mend if "not served" in text else _PRICE) for text in found]
 
 
 def embedded_engine(settings: Settings) -> list[Finding]:
@@ -254,6 +268,7 @@ def _exposure_of_engine(url: str) -> list[Finding]:
 WITH_SETTINGS: tuple[Callable[[Settings], list[Finding]], ...] = (
     disk,
     state,
+    limits,
     memory,
     embedded_engine,
     model,

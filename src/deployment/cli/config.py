@@ -39,15 +39,20 @@ def show(context: typer.Context, as_json: Json = False) -> None:
 
 @app.command()
 def check(context: typer.Context, as_json: Json = False) -> None:
-    """Check the settings. Exit status 2 when they are wrong."""
+    """Check the settings, and warn of what can hardly be meant. Exit status 2 when they are wrong."""
+    from deployment.cli import checks
     from deployment.settings import config_path
 
     settings = settings_of(context)
     source = config_path(context.obj)
+    profile, warnings = settings.profile.value, checks.limits(settings)
     if as_json:
-        print_json({"ok": True, "file": str(source) if source else None, "profile": settings.profile.value})
-    else:
-        typer.echo(f"The settings are fine ({source or 'no file'}, profile {settings.profile.value}).")
+        told = [finding.text for finding in warnings]
+        print_json({"ok": True, "file": str(source) if source else None, "profile": profile, "warnings": told})
+        return
+    typer.echo(f"The settings are {'valid' if warnings else 'fine'} ({source or 'no file'}, profile {profile}).")
+    for finding in warnings:
+        typer.echo(f"Warning: {finding.text}\n  {finding.mend}", err=True)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from deployment.releases.catalogue import (
     release_name,
 )
 from deployment.releases.deploy import check_model, deploy
-from deployment.releases.local import LocalReleases, local_releases
+from deployment.releases.local import LocalReleases, local_doubts, local_releases
 from deployment.releases.model import Release
 from deployment.releases.traffic import (
     PIN_HEADER,
@@ -56,6 +56,7 @@ __all__ = [
     "check_model",
     "deploy",
     "is_failure",
+    "local_doubts",
     "local_releases",
     "release_name",
 ]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from deployment.access import LocalCaller, Principal
+from deployment.access import AccessStore, LocalCaller, Principal, doubts
 from deployment.clock import Clock
-from deployment.database import Database, database_url
+from deployment.database import DATABASE_FILE, Database, database_url
 from deployment.engines import EnginePool
 from deployment.errors import EngineUnavailable
 from deployment.releases.catalogue import CatalogueRoom
@@ -52,3 +52,24 @@ async def local_releases(settings: Settings, clock: Clock, *, nodes: bool) -> As
         app = FastAPI()
         app.include_router(room.routes())
         yield LocalReleases(room, app, caller.authenticate({}))
+
+
+async def local_doubts(settings: Settings, clock: Clock) -> list[str]:
+    """What is set of limits and keys and can hardly be meant, in the settings and, where there is one, their database.
+
+    Nothing is made or changed there. Raises DatabaseUnavailable.
+    """
+    served, changes = {settings.model.name}, None
+    if settings.database.url is not None or (settings.data_dir / DATABASE_FILE).exists():
+        database = Database(database_url(settings))
+        try:
+            if await database.is_current():
+                async with database.read() as connection:
+                    served |= {split.model for split in await TrafficStore(clock).all(connection)}
+                changes = await AccessStore(database).changes(-1)
+        finally:
+            await database.close()
+    if changes is None:
+        return doubts(served, settings.limits, {}, ())
+    stored = {(each.scope, each.subject): each.limits for each in changes.limits}
+    return doubts(served, settings.limits, stored, (key for key in changes.keys if key.state(clock.now()) == "active"))

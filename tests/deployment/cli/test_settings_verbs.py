@@ -68,9 +68,21 @@ def test_config_check_says_what_is_wrong(machine: "Machine", tmp_path: Path) -> 
     file.write_text("[server]\nprot = 1")
     wrong = machine.ramsey("--config", str(file), "config", "check")
     assert wrong.returncode == 2
-    assert "server.prot: there is no such setting" in wrong.stderr
+    assert "server.prot: there is no such setting; did you mean port?" in wrong.stderr
     missing = machine.ramsey("--config", str(tmp_path / "none.toml"), "config", "check")
     assert (missing.returncode, missing.stderr) == (2, f"Error: There is no settings file {tmp_path / 'none.toml'}.\n")
+
+
+def test_what_can_hardly_be_meant_is_warned_of(machine: "Machine", tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[limits.prices.ramsey-modle]\nprompt = 1\ncompletion = 1")
+    told = "limits.prices has a price for ramsey-modle, which is not served; did you mean ramsey-model?"
+    checked = machine.ramsey("--config", str(file), "config", "check")
+    assert (checked.returncode, "settings are valid" in checked.stdout) == (0, True)
+    assert f"Warning: {told}\n" in checked.stderr
+    assert json.loads(machine.ramsey("--config", str(file), "config", "check", "--json").stdout)["warnings"] == [told]
+    found = json.loads(machine.ramsey("--config", str(file), "doctor", "--json").stdout)
+    assert [(one["state"], one["text"]) for one in found if one["name"] == "limits"] == [("warning", told)]
 
 
 def test_a_new_key_and_what_to_paste(machine: "Machine", tmp_path: Path) -> None:
