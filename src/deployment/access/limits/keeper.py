@@ -1,7 +1,7 @@
-"""Writes behind what is used of budgets, and takes it up again at the next start."""
+"""Writes behind what is used of budgets, and takes up what others use and what was used before a start."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -12,7 +12,9 @@ from deployment.clock import Clock
 from deployment.errors import DatabaseUnavailable
 
 _EVERY_S = 5.0
-"""What a crash may forget of what was spent."""
+"""What a crash may forget of what was spent, and how late gateways know of each other's."""
+_MOST_LOOKED = 1000
+"""How many budgets are held against the others' each time."""
 
 
 class BudgetKeeper:
@@ -23,16 +25,15 @@ class BudgetKeeper:
         self._store = store
         self._clock = clock
         self._loaded = False
+        self._looked = 0
         self._written: dict[str, Spending] = {}
-        """How much of each is in the database because of this process, or was there before."""
+        """How much of each was in the database when we last looked."""
 
     async def save(self) -> None:
-        """Take up what was written down before the first time, then write what changed."""
+        """Write what changed, and take up what other gateways spent of the same; of all budgets the first time."""
         now = self._clock.now()
         if not self._loaded:
-            there = await self._store.load(now)
-            self._written = {each.counter: replace(each) for each in there}
-            self._counters.restore(there)
+            self._take_up(await self._store.load(now))
             self._loaded = True
         changed = [replace(each) for each in self._counters.spending()]
         try:
@@ -42,9 +43,25 @@ class BudgetKeeper:
             raise
         self._written |= {each.counter: each for each in changed}
         self._written = {name: each for name, each in self._written.items() if each.ends_at > now}
+        self._take_up(await self._store.spent(self._next()))
+
+    def _next(self) -> list[str]:
+        """The budgets that are looked at now: all, or so many in turn."""
+        names = list(self._written)
+        begin = self._looked if self._looked < len(names) else 0
+        self._looked = begin + _MOST_LOOKED
+        return names[begin : self._looked]
+
+    def _take_up(self, there: Sequence[Spending]) -> None:
+        """What is written beyond what we know is the others'."""
+        for each in there:
+            others = self._more(each)
+            if others.tokens:
+                self._counters.take_up(others)
+            self._written[each.counter] = each
 
     def _more(self, spending: Spending) -> Spending:
-        """What was spent since it was written down."""
+        """What is more than was written down when we last looked."""
         written = self._written.get(spending.counter)
         return replace(spending, tokens=spending.tokens - (written.tokens if written is not None else 0))
 

@@ -118,12 +118,10 @@ class MemoryCounters:
         """These could not be written: they are still to be."""
         self._changed.update(spending.counter for spending in spendings)
 
-    def restore(self, spendings: Iterable[Spending]) -> None:
-        """Take up budgets as they were written down, besides what was spent here since."""
-        for spending in spendings:
-            here = self._spent.setdefault(spending.counter, Spending(spending.counter, 0, spending.ends_at))
-            here.tokens += spending.tokens
-            self._changed.add(spending.counter)
+    def take_up(self, spending: Spending) -> None:
+        """So much was spent elsewhere, besides what was spent here."""
+        here = self._spent.setdefault(spending.counter, Spending(spending.counter, 0, spending.ends_at))
+        here.tokens += spending.tokens
 
     def _wait(self, charge: Charge, now: float) -> float:
         """Seconds until the charge can be taken; 0 for now."""

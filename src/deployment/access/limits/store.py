@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from deployment.access.limits.memory import Spending
 from deployment.database import Database, Moment, metadata
 
+_AT_ONCE = 500
 _spending = sa.Table(
     "budget_spending",
     metadata,
@@ -30,6 +31,14 @@ class SpendingStore:
         async with self._database.read() as connection:
             rows = await connection.execute(sa.select(_spending).where(_spending.c.ends_at > now))
             return [Spending(row.counter, row.tokens, row.ends_at) for row in rows]
+
+    async def spent(self, counters: Sequence[str]) -> list[Spending]:
+        """What all gateways together have spent of these, where something is written."""
+        async with self._database.read() as connection:
+            parts = [counters[start : start + _AT_ONCE] for start in range(0, len(counters), _AT_ONCE)]
+            asked = [sa.select(_spending).where(_spending.c.counter.in_(part)) for part in parts]
+            found = [row for query in asked for row in await connection.execute(query)]
+        return [Spending(row.counter, row.tokens, row.ends_at) for row in found]
 
     async def add(self, spendings: Sequence[Spending], now: datetime) -> None:
         """Add to what is written down, for other gateways write there too; forget those whose period is over."""

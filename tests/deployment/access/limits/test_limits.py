@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from deployment.access.limits.memory import Spending
 from deployment.access.limits.store import SpendingStore
 from deployment.clock import SystemClock
 from deployment.database import Database
+from deployment.errors import DatabaseUnavailable
 from deployment.settings import LimitsSettings, load
 
 
@@ -475,6 +477,77 @@ async def test_gateways_without_redis_add_up_what_they_spent_of_a_budget(databas
     await database.close()
 
 
+async def test_gateways_without_redis_know_of_each_other_s_spending_once_they_have_written(database_url: str) -> None:
+    database, clock = Database(database_url), HeldClock()
+    await database.upgrade()
+    book = RuleBook(LimitsSettings.model_validate({"key": {"tokens_per_day": 1000}}), clock)
+    counters = [MemoryCounters(clock) for _ in range(2)]
+    (one, other), store = [Limits(book, each) for each in counters], SpendingStore(database)
+    keepers = [BudgetKeeper(each, store, clock) for each in counters]
+
+    async def saved() -> None:
+        for keeper in keepers:
+            await keeper.save()
+
+    await saved()
+    (await one.reserve(caller(), "m", 600)).settle(600)
+    (await other.reserve(caller(), "m", 100)).settle(100)
+    await saved()
+    assert (await refused(other, caller(), 301)).facts[0].remaining == 300
+    held = await other.reserve(caller(), "m", 300)
+    await saved()
+    await saved()  # the first has not spent anything, and looks all the same
+    assert (await refused(one, caller(), 1)).facts[0].remaining == 0, "what is reserved counts too"
+    held.settle(50)
+    await saved()
+    await saved()
+    assert (await one.reserve(caller(), "m", 250)).facts[0].remaining == 0
+    await database.close()
+
+
+async def test_of_many_budgets_some_are_looked_at_in_turn(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployment.access.limits.keeper._MOST_LOOKED", 3)
+    monkeypatch.setattr("deployment.access.limits.store._AT_ONCE", 2)
+    database, clock = Database(database_url), HeldClock()
+    await database.upgrade()
+    book = RuleBook(LimitsSettings.model_validate({"key": {"tokens_per_day": 100}}), clock)
+    one, other = MemoryCounters(clock), MemoryCounters(clock)
+    keeper, others = (BudgetKeeper(each, SpendingStore(database), clock) for each in (one, other))
+    for limits in (Limits(book, one), Limits(book, other)):
+        for number in range(7):
+            (await limits.reserve(caller(f"k{number}"), "m", 10)).settle(10)
+    for _ in range(3):
+        await keeper.save()
+        await others.save()
+    for _ in range(3):
+        await keeper.save()
+        await others.save()
+    mine = Limits(book, one)
+    left = [(await mine.reserve(caller(f"k{number}"), "m", 1)).facts[0].remaining for number in range(7)]
+    assert left == [79] * 7
+    await database.close()
+
+
+async def test_no_spending_is_added_twice_where_reading_it_failed(database_url: str) -> None:
+    database, clock = Database(database_url), HeldClock()
+    await database.upgrade()
+    book = RuleBook(LimitsSettings.model_validate({"key": {"tokens_per_day": 1000}}), clock)
+
+    class Failing(SpendingStore):
+        async def spent(self, counters: Sequence[str]) -> list[Spending]:
+            raise DatabaseUnavailable("gone")
+
+    counters = MemoryCounters(clock)
+    mine, keeper = Limits(book, counters), BudgetKeeper(counters, Failing(database), clock)
+    for _ in range(3):
+        (await mine.reserve(caller(), "m", 10)).settle(10)
+        with pytest.raises(DatabaseUnavailable):
+            await keeper.save()
+    (written,) = await SpendingStore(database).load(clock.now())
+    assert written.tokens == 30
+    await database.close()
+
+
 async def test_what_was_spent_before_the_database_came_is_added() -> None:
     clock = HeldClock()
     counters = MemoryCounters(clock)
@@ -482,9 +555,9 @@ async def test_what_was_spent_before_the_database_came_is_added() -> None:
     mine = Limits(book, counters)
     (await mine.reserve(caller(), "m", 20)).settle(20)
     (stored,) = counters.spending()
-    counters.restore([Spending(stored.counter, 50, stored.ends_at)])
-    assert [spending.tokens for spending in counters.spending()] == [70]
-    assert counters.spending() == []
+    counters.take_up(Spending(stored.counter, 50, stored.ends_at))
+    assert counters.spending() == [], "it is written already"
+    assert (await mine.reserve(caller(), "m", 1)).facts[0].remaining == 29
     clock.advance(2 * 86400)
     await mine.reserve(caller(), "m", 1)
     assert len(counters._spent) == 1
