@@ -1,6 +1,7 @@
 """What an actor may give away. Pure: one function decides, the service carries out."""
 
 import ipaddress
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +11,7 @@ from deployment.access.permissions import BUILT_IN_ROLES, Permission, permitted
 from deployment.errors import Forbidden, InvalidRequest, NotFound
 from deployment.settings import Price
 
+_MODEL = re.compile(r"[a-z0-9_][a-z0-9_./-]{0,127}")
 OwnRoles = Mapping[str, frozenset[Permission]]
 
 
@@ -39,6 +41,8 @@ def check_wish(wish: KeyWish, actor: Principal, tenants: Collection[str], own_ro
         raise InvalidRequest("A key needs at least one role.", hint=f"Built in: {', '.join(BUILT_IN_ROLES)}.")
     if unknown := [role for role in wish.roles if role not in BUILT_IN_ROLES and role not in own_roles]:
         raise InvalidRequest(f"There is no role {unknown[0]}.", hint=f"Built in: {', '.join(BUILT_IN_ROLES)}.")
+    for model in wish.models:
+        check_model_name(model)
     check_permissions(wish.scopes)
     check_grant(actor, permitted(wish.roles, wish.scopes, own_roles))
     check_models(actor, wish.models)
@@ -67,6 +71,14 @@ def check_models(actor: Principal, models: Collection[str]) -> None:
     if actor.models and not (models and actor.models.issuperset(models)):
         raise Forbidden(
             "You cannot give models that you may not use.", hint=f"Yours: {', '.join(sorted(actor.models))}."
+        )
+
+
+def check_model_name(name: str) -> None:
+    """As traffic and requests name it, or nothing would ever be it."""
+    if not _MODEL.fullmatch(name):
+        raise InvalidRequest(
+            f"{name[:64]!r} cannot be the name of a model.", hint="Give it in lower case and without a tag."
         )
 
 

@@ -12,6 +12,7 @@ from deployment.access.grants import (
     KeyWish,
     OwnRoles,
     check_grant,
+    check_model_name,
     check_models,
     check_name,
     check_permissions,
@@ -29,7 +30,6 @@ from deployment.settings import LimitSet, Price
 from deployment.spelling import near
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_MODEL = re.compile(r"[a-z0-9_][a-z0-9_./-]{0,127}")
 _ALL = Selection()
 MAX_OVERLAP = timedelta(days=90)
 LOCAL_OPERATOR = Principal(
@@ -283,8 +283,8 @@ class AccessService:
         actor.require(Permission.TENANTS_ALL)
         if scope == "tenant" and subject not in {tenant.id for tenant in await self._store.tenants()}:
             raise NotFound(f"There is no tenant {subject[:64]!r}.", hint="`ramsey tenants list` shows them.")
-        if scope == "model" and not _MODEL.fullmatch(subject):
-            raise InvalidRequest(f"{subject[:64]!r} cannot be the name of a model.", hint="Give it without a tag.")
+        if scope == "model":
+            check_model_name(subject)
         if scope not in {"tenant", "model"}:
             raise InvalidRequest("Limits are of a key, a tenant or a model.")
         return (subject,) if scope == "model" else ()

@@ -116,7 +116,10 @@ def set_limits(
     """Give one of them limits of its own, in place of all of the settings'; what is left out is not limited."""
     from deployment.settings import LimitSet
 
-    values = dict(_pair(each) for each in limit)
+    pairs = [_pair(each) for each in limit]
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ConfigurationError("A limit is given twice.", hint="What is left out is not limited; give each once.")
     if unknown := [name for name in values if name not in LimitSet.model_fields]:
         raise ConfigurationError(
             f"There is no limit {unknown[0]}.", hint=f"There are {', '.join(LimitSet.model_fields)}."

@@ -5,6 +5,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import orjson
@@ -123,7 +124,7 @@ async def send_error(send: Send, scope: Scope, receive: Receive, record: Request
     body = orjson.dumps(error_body(error, dialect_of(scope["path"]), record.request_id))
     headers: dict[str, Any] = {"content-type": "application/json", "content-length": str(len(body))}
     if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        headers["retry-after"] = str(max(1, ceil(error.retry_after_s)))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     if error.status in (408, 413):

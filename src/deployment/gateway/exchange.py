@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from typing import cast
 
 import orjson
@@ -191,7 +192,7 @@ class Exchange(Response, ABC):
             await send({"type": "http.response.body", "body": self._error_after_start(error)})
             return
         if error.retry_after_s is not None:
-            self._extra["retry-after"] = str(max(1, round(error.retry_after_s)))
+            self._extra["retry-after"] = str(max(1, ceil(error.retry_after_s)))
         if isinstance(error, LimitReached):
             self._extra |= ratelimit_headers(error.facts)
         await self._send_json(

@@ -177,6 +177,8 @@ async def test_last_use_is_written_behind(access: Access, clock: HeldClock) -> N
         ({"roles": ()}, InvalidRequest),
         ({"roles": ("wizard",)}, InvalidRequest),
         ({"scopes": ("everything",)}, InvalidRequest),
+        ({"models": ("ramsey-model:v1.1",)}, InvalidRequest),
+        ({"models": ("Ramsey-Model",)}, InvalidRequest),
         ({"networks": ("10.0.0.1/8",)}, InvalidRequest),
         ({"networks": ("example.com",)}, InvalidRequest),
         ({"expires_at": HeldClock().now()}, InvalidRequest),

@@ -225,6 +225,8 @@ def test_roles_and_limits_are_set_and_deleted(data_dir: Path) -> None:
     assert told("limits", "list") == []
     with pytest.raises(RamseyError, match="requests_per_hour"):
         run("limits", "set", "model", "ramsey-model", "--limit", "requests_per_hour=60")
+    with pytest.raises(RamseyError, match="given twice"):
+        run("limits", "set", "model", "ramsey-model", "--limit", "concurrent=1", "--limit", "concurrent=2")
 
 
 def test_through_a_gateway_with_a_key(running: "Machine", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ from typing import Any
 import httpx
 import pytest
 from tests.support.fake_node import FakeNode
+from tests.support.held_clock import HeldClock
 from tests.support.serving import serving
+
+from deployment.access.limits import MemoryCounters
 
 TALK = {"model": "ramsey-model", "messages": [{"role": "user", "content": "Hello"}]}
 ASK = {"model": "ramsey-model", "prompt": "Hello"}
@@ -49,6 +52,23 @@ async def test_the_field_to_lower_is_the_dialect_s_and_what_is_said_fits(
         answer = await http.post(path, json=body | lowered)
         assert answer.status_code == 200, answer.text
         assert fits in [(sent.get("options") or {}).get("num_predict") for _, sent in node.bodies]
+
+
+async def test_who_comes_back_when_it_is_told_to_is_let_in(tmp_path: Path) -> None:
+    clock = HeldClock()
+    limit = {"key": {"requests_per_minute": 1}}
+    async with (
+        FakeNode() as node,
+        serving(node.url, data_dir=tmp_path, limits=limit) as (url, services),
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        services.access.limits._counters = MemoryCounters(clock)
+        assert (await http.post("/generate", json={"prompt": "Hello"})).status_code == 200
+        clock.advance(0.75)
+        refused = await http.post("/generate", json={"prompt": "Hello"})
+        assert refused.json()["error"]["hint"].startswith("Try again in 65 s")
+        clock.advance(int(refused.headers["retry-after"]))
+        assert (await http.post("/generate", json={"prompt": "Hello"})).status_code == 200
 
 
 async def test_texts_that_are_too_long_to_embed(tmp_path: Path) -> None:

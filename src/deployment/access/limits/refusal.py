@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import NamedTuple
 
 from deployment.access.limits.model import MONEY_UNIT, Charge, LimitFact, LimitReached, Verdict
@@ -73,7 +74,7 @@ class _Told:
             return f"after {charge.rule.ends_at:%Y-%m-%d %H:%M} UTC"
         if not charge.rule.window_s:
             return "when one of them has ended"
-        return f"in {max(1, round(self.verdict.retry_after_s or charge.rule.window_s))} s"
+        return f"in {max(1, ceil(self.verdict.retry_after_s or charge.rule.window_s))} s"
 
 
 def refusal(

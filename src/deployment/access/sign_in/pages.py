@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from html import escape
+from math import ceil
 from urllib.parse import quote, urlencode, urlsplit
 
 from starlette.responses import HTMLResponse
@@ -58,7 +59,7 @@ def error_page(error: RamseyError, request_id: str, retry: bool) -> HTMLResponse
     parts.append(f"<small>Request {escape(request_id)}</small>")
     page = _page("That did not work", "".join(parts), error.status)
     if error.retry_after_s is not None:
-        page.headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+        page.headers["Retry-After"] = str(max(1, ceil(error.retry_after_s)))
     return page
 
 

@@ -269,7 +269,9 @@ async def test_who_has_no_key_is_told_of_the_settings(counted: Counted) -> None:
     mine = limits(counted, tenant={"requests_per_minute": 1})
     nobody = replace(caller(), anonymous=True)
     await mine.reserve(nobody, "m", 1)
+    await counted.advance(0.75)
     error = await refused(mine, nobody)
+    assert error.retry_after_s == pytest.approx(64.25)
     assert error.hint == "Try again in 65 s, or raise limits.tenant in the settings."
 
 
