@@ -4,14 +4,15 @@ It is warned of and not refused: a model may be served tomorrow.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 
 from deployment.access.directory import Directory
 from deployment.access.model import KeyRecord
 from deployment.background import forever
+from deployment.errors import DatabaseUnavailable
 from deployment.settings import LimitSet, LimitsSettings, Price
 from deployment.spelling import near
 
@@ -24,14 +25,27 @@ def doubts(
     settings: LimitsSettings,
     stored: Mapping[tuple[str, str], LimitSet],
     keys: Iterable[KeyRecord],
+    gateways: int = 1,
 ) -> list[str]:
-    """A sentence for each. `served` are the models, `stored` the limits by scope and subject, `keys` those in use."""
+    """A sentence for each. `served` are the models, `stored` the limits by scope and subject, `keys` those in use;
+    so many `gateways` share them."""
     keys = list(keys)
     named = [(f"limits.prices has a price for {model}", model) for model in settings.prices if model != "*"]
     named += [(f"There are limits for the model {name}", name) for scope, name in stored if scope == "model"]
     named += [(f"{_keys(ids)} bound to the model {model}", model) for model, ids in _bound(keys).items()]
     unknown = [f"{what}, which is not served{_meant(model, served)}" for what, model in named if model not in served]
-    return unknown + list(_free(served, settings, stored, {key.public_id: key.models for key in keys}))
+    free = _free(served, settings, stored, {key.public_id: key.models for key in keys})
+    return [*unknown, *free, *_apart(settings, stored, gateways)]
+
+
+def _apart(settings: LimitsSettings, stored: Mapping[tuple[str, str], LimitSet], gateways: int) -> Iterator[str]:
+    """Limits that several gateways count apart."""
+    given = (settings.key, settings.tenant, settings.model, *stored.values())
+    if gateways > 1 and settings.redis_url is None and any(limits.counted for limits in given):
+        yield (
+            f"{gateways} gateways share limits and budgets without limits.redis_url: each lets through a whole limit, "
+            "and knows what the others spend of a budget only after 5 seconds."
+        )
 
 
 def _meant(model: str, served: Collection[str]) -> str:
@@ -77,24 +91,34 @@ def _unpriced(whose: str, limits: LimitSet, models: Iterable[str], prices: Mappi
         yield f"{whose} has a budget of money, but {', '.join(free)} {are} free (limits.prices)."
 
 
+async def _one() -> int:
+    return 1
+
+
 class Doubts:
     """Warns in the log of each, once, whenever keys, limits or models change."""
 
     def __init__(self, settings: LimitsSettings, directory: Directory) -> None:
         self._settings, self._directory = settings, directory
         self._told: frozenset[str] = frozenset()
-        self._seen: tuple[int, frozenset[str]] | None = None
+        self._gateways = 1
+        self._seen: tuple[int, frozenset[str], int] | None = None
         self.served: Callable[[], Collection[str]] = lambda: ()
         """The models that have traffic."""
+        self.gateways: Callable[[], Awaitable[int]] = _one
+        """How many gateways there are. May raise DatabaseUnavailable."""
 
-    def look(self) -> None:
-        """Warn of what is new. Before anything is served nothing can be said."""
+    async def look(self) -> None:
+        """Warn of what is new. Before anything is served nothing can be said. Raises DatabaseUnavailable."""
         served = frozenset(self.served())
-        seen = (self._directory.version, served)
-        if not served or seen == self._seen:
+        if not served:
+            return
+        before, self._gateways = self._gateways, await self.gateways()
+        seen = (self._directory.version, served, min(before, self._gateways))  # one that died seems to live for a while
+        if seen == self._seen:
             return
         self._seen = seen
-        found = doubts(served, self._settings, self._directory.limits, self._directory.keys)
+        found = doubts(served, self._settings, self._directory.limits, self._directory.keys, seen[2])
         for doubt in found:
             if doubt not in self._told:
                 structlog.get_logger("deployment.access").warning("hardly_meant", problem=doubt)
@@ -112,5 +136,6 @@ class Doubts:
 
     async def _watch(self) -> None:
         while True:
-            self.look()
+            with suppress(DatabaseUnavailable):
+                await self.look()
             await asyncio.sleep(_EVERY_S)

@@ -32,7 +32,6 @@ OLDEST_OLLAMA = (0, 20, 3)  # before it, a model file or name can do harm (CVE-2
 _GIB = 1 << 30
 _LIBRARIES = {"libgomp": "libgomp1", "libstdc++": "libstdc++6"}
 _ANSWER_S = 120.0
-_PRICE = "Give it a price, 0 where it shall be free: limits.prices in the settings."
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +123,15 @@ def limits(settings: Settings) -> list[Finding]:
         found = asyncio.run(local_doubts(looked_up(settings), SystemClock()))
     except RamseyError:
         return []  # the state's check says why
-    mend = (
-        "Correct the name, or leave it where the model is still to come; `ramsey limits` and `ramsey keys` show both."
-    )
-    return [Finding("limits", "warning", text, mend if "not served" in text else _PRICE) for text in found]
+    return [Finding("limits", "warning", text, _mend_of_limits(text)) for text in found]
+
+
+def _mend_of_limits(text: str) -> str:
+    if "not served" in text:
+        return "Correct the name, or leave it where the model is still to come (ramsey limits list, ramsey keys list)."
+    if "no price" in text:
+        return "Give it a price, 0 where it shall be free: limits.prices in the settings."
+    return "Set limits.redis_url for all of them."
 
 
 def embedded_engine(settings: Settings) -> list[Finding]:

@@ -13,7 +13,7 @@ from deployment.database import DATABASE_FILE, Database, database_url
 from deployment.engines import EnginePool
 from deployment.errors import EngineUnavailable
 from deployment.releases.catalogue import CatalogueRoom
-from deployment.releases.traffic import Traffic, TrafficStore
+from deployment.releases.traffic import GatewayStore, Traffic, TrafficStore
 from deployment.settings import Settings, shown_url
 
 
@@ -59,17 +59,19 @@ async def local_doubts(settings: Settings, clock: Clock) -> list[str]:
 
     Nothing is made or changed there. Raises DatabaseUnavailable.
     """
-    served, changes = {settings.model.name}, None
+    served, changes, gateways = {settings.model.name}, None, 0
     if settings.database.url is not None or (settings.data_dir / DATABASE_FILE).exists():
         database = Database(database_url(settings))
         try:
             if await database.is_current():
                 async with database.read() as connection:
                     served |= {split.model for split in await TrafficStore(clock).all(connection)}
+                    gateways = len(await GatewayStore(clock).alive(connection))
                 changes = await AccessStore(database).changes(-1)
         finally:
             await database.close()
     if changes is None:
         return doubts(served, settings.limits, {}, ())
     stored = {(each.scope, each.subject): each.limits for each in changes.limits}
-    return doubts(served, settings.limits, stored, (key for key in changes.keys if key.state(clock.now()) == "active"))
+    keys = [key for key in changes.keys if key.state(clock.now()) == "active"]
+    return doubts(served, settings.limits, stored, keys, gateways)

@@ -141,6 +141,12 @@ class LimitSet(Section):
     max_prompt_chars: Count | None = Field(None, description="Longest prompt, in characters.")
     max_output_tokens: Count | None = Field(None, description="Longest answer, in tokens.")
 
+    @property
+    def counted(self) -> bool:
+        """Whether anything of it is counted; sizes hold for each request by itself."""
+        sizes = {"max_prompt_chars", "max_output_tokens"}
+        return any(getattr(self, name) is not None for name in type(self).model_fields if name not in sizes)
+
 
 class Price(Section):
     """What 1,000 tokens of a model cost."""

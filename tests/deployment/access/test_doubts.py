@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import structlog
+from tests.support.fake_node import FakeNode
 from tests.support.held_clock import HeldClock
+from tests.support.serving import serving
 
 from deployment.access import LOCAL_OPERATOR, Access, KeyWish
 from deployment.access.doubts import doubts
 from deployment.access.model import KeyRecord
+from deployment.clock import SystemClock
 from deployment.database import Database
 from deployment.releases import local_doubts
 from deployment.settings import LimitSet, LimitsSettings, load
@@ -88,29 +91,65 @@ def test_what_can_hardly_be_meant(
     assert doubts(SERVED, LimitsSettings(**settings), stored, keys) == told
 
 
+@pytest.mark.parametrize(
+    ("settings", "stored", "gateways", "told"),
+    [
+        ({"key": {"concurrent": 1}}, {}, 2, True),
+        ({}, {("tenant", "t"): LimitSet(tokens_per_day=1)}, 3, True),
+        ({"key": {"concurrent": 1}}, {}, 1, False),
+        ({"key": {"max_output_tokens": 9}}, {}, 2, False),
+        ({"key": {"concurrent": 1}, "redis_url": "redis://localhost"}, {}, 2, False),
+    ],
+)
+def test_gateways_that_count_apart(
+    settings: Any, stored: Mapping[tuple[str, str], LimitSet], gateways: int, told: bool
+) -> None:
+    found = doubts(SERVED, LimitsSettings(**settings), stored, (), gateways)
+    assert [text.startswith(f"{gateways} gateways share limits") for text in found] == [True] * told
+
+
+async def test_two_gateways_over_one_database_are_told_of(tmp_path: Path) -> None:
+    limit = {"key": {"concurrent": 5}}
+    async with FakeNode() as node, serving(node.url, data_dir=tmp_path, limits=limit) as (_, one):
+        assert await one.traffic_room.count_gateways() == 1
+        assert await local_doubts(load(data_dir=tmp_path, limits=limit), SystemClock()) == []
+        async with serving(node.url, data_dir=tmp_path, limits=limit):
+            assert await one.traffic_room.count_gateways() == 2
+            (told,) = await local_doubts(load(data_dir=tmp_path, limits=limit), SystemClock())
+    assert told.startswith("2 gateways share limits and budgets without limits.redis_url")
+
+
 async def test_each_is_logged_once_when_it_comes_and_again_when_it_comes_back(tmp_path: Path) -> None:
     structlog.reset_defaults()
     database = Database(f"sqlite:///{tmp_path}/ramsey.db")
     access = Access(load(), database, HeldClock())
     served = {"ramsey-model"}
 
-    def looked() -> list[str]:
+    async def looked() -> list[str]:
         with structlog.testing.capture_logs() as logs:
-            access.doubts.look()
+            await access.doubts.look()
         return [log["problem"] for log in logs if log["event"] == "hardly_meant"]
 
     async with access.running():
         limit = LimitSet(concurrent=1)
         await access.service.put_limits(LOCAL_OPERATOR, "model", "other", limit)
-        assert looked() == [], "nothing is served yet"
+        assert await looked() == [], "nothing is served yet"
         access.doubts.served = lambda: served
-        assert looked() == ["There are limits for the model other, which is not served (served: ramsey-model)."]
+        assert await looked() == ["There are limits for the model other, which is not served (served: ramsey-model)."]
         await access.service.create_key(LOCAL_OPERATOR, KeyWish("k"))
-        assert looked() == []
+        assert await looked() == []
         served.add("other")
-        assert looked() == []
+        assert await looked() == []
         served.remove("other")
-        assert len(looked()) == 1
+        assert len(await looked()) == 1
+
+        async def two() -> int:
+            return 2
+
+        access.doubts.gateways = two
+        assert await looked() == [], "one that died seems to live for a while"
+        (apart,) = await looked()
+        assert apart.startswith("2 gateways share limits")
     await database.close()
 
 
