@@ -94,8 +94,8 @@ class Bounds(NamedTuple):
     @classmethod
     def of(cls, model: ModelSettings, sizes: Sizes, traits: Traits) -> "Bounds":
         """The server's own bounds, narrowed to the caller's and the release's."""
-        limits = (model.max_tokens, sizes.max_output_tokens, traits.context)
-        longest = min(limit for limit in limits if limit is not None)
+        most = model.max_tokens
+        longest = min(most, sizes.max_output_tokens or most, traits.context or most)
         return cls(
             min(model.max_prompt_chars, sizes.max_prompt_chars or model.max_prompt_chars),
             longest,
@@ -175,14 +175,16 @@ def most_tokens(body: Mapping[str, Any], bounds: Bounds, *, wished: bool) -> Mos
 
 def most_read(body: Mapping[str, Any]) -> int:
     """The most tokens of what a model reads. A token is at least one byte; each message costs some more for the
-    template around it."""
+    template around it, each text to embed its begin and end."""
     texts = [body.get("prompt") or "", body.get("system") or "", body.get("suffix") or ""]
     messages = body.get("messages") or ()
     texts += [message.get("content") or "" for message in messages]
     asked = body.get("input") or ()
-    texts += [asked] if isinstance(asked, str) else list(asked)
-    read = sum(len(text.encode("utf-8", "replace")) for text in texts) + _TEMPLATE_TOKENS * (len(messages) + 2)
-    return read + (len(orjson.dumps(tools)) if (tools := body.get("tools")) else 0)
+    embedded = [asked] if isinstance(asked, str) else list(asked)
+    said = [body.get("tools"), *(message.get(name) for message in messages for name in ("tool_calls", "thinking"))]
+    read = sum(len(text.encode("utf-8", "replace")) for text in texts + embedded)
+    read += sum(len(orjson.dumps(each)) for each in said if each)
+    return read + _TEMPLATE_TOKENS * (len(messages) + 2) + 2 * len(embedded)
 
 
 def shorten(text: str, limit: int = 80) -> str:

@@ -163,6 +163,8 @@ def test_an_answer_is_no_longer_than_the_release_s_context() -> None:
         ({"prompt": "x" * 100, "suffix": "y" * 50, "options": {"num_predict": 0}}, 150),
         ({"prompt": "数" * 100, "options": {"num_predict": 0}}, 300),
         ({"messages": [{"content": "x" * 10}, {"content": None}], "options": {}}, 10 + 1000),
+        ({"messages": [{"content": "", "thinking": "t" * 500}], "options": {}}, 500 + 1000),
+        ({"messages": [{"content": "", "tool_calls": [{"function": "t" * 500}]}], "options": {}}, 500 + 1000),
         ({"messages": [{"content": "x"}], "tools": [{"name": "t" * 500}], "options": {}}, 500 + 1000),
     ],
 )
@@ -173,6 +175,7 @@ def test_what_is_reserved_is_never_less_than_what_can_be_used(body: dict[str, An
 
 def test_what_is_embedded_is_charged_by_its_bytes() -> None:
     assert most_read({"input": ["a" * 5, "数" * 5]}) >= 20
+    assert most_read({"input": ["a"] * 2048}) >= 3 * 2048, "each has its begin and end"
 
 
 @pytest.mark.parametrize(
