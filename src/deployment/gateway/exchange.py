@@ -195,6 +195,8 @@ class Exchange(Response, ABC):
             self._extra["retry-after"] = str(max(1, ceil(error.retry_after_s)))
         if isinstance(error, LimitReached):
             self._extra |= ratelimit_headers(error.facts)
+            if error.retry_after_s is None:
+                self._extra["x-should-retry"] = "false"  # OpenAI's clients would ask again, twice
         await self._send_json(
             send, error.status, orjson.dumps(error_body(error, self._dialect, self._record.request_id))
         )

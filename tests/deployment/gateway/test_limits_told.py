@@ -41,6 +41,7 @@ async def test_the_field_to_lower_is_the_dialect_s_and_what_is_said_fits(
         refused = await http.post(path, json=body)
         assert refused.status_code == 429, refused.text
         assert "retry-after" not in refused.headers, "it never fits"
+        assert refused.headers["x-should-retry"] == "false"
         assert "is reached" not in refused.text, "nothing was used"
         assert "and 300 of 300 key tokens/day are left until 2" in refused.text
         _, _, rest = refused.text.partition(f"Set {field} to at most ")
@@ -67,6 +68,7 @@ async def test_who_comes_back_when_it_is_told_to_is_let_in(tmp_path: Path) -> No
         clock.advance(0.75)
         refused = await http.post("/generate", json={"prompt": "Hello"})
         assert refused.json()["error"]["hint"].startswith("Try again in 65 s")
+        assert "x-should-retry" not in refused.headers
         clock.advance(int(refused.headers["retry-after"]))
         assert (await http.post("/generate", json={"prompt": "Hello"})).status_code == 200
 
