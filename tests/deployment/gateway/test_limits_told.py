@@ -96,3 +96,5 @@ async def test_without_a_wish_no_more_than_the_context_is_taken(tmp_path: Path) 
         assert traits is not None
         answer = await http.post("/v1/chat/completions", json=TALK)
         assert int(answer.headers["ratelimit-remaining"]) == 100_000 - (traits.context or 0)
+        (promised,) = [sent["options"]["num_predict"] for path, sent in node.bodies if path == "/api/chat"]
+        assert promised == (traits.context or 0) - len("Hello") - 3 * 16, "it is held to what was taken"
