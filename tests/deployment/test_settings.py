@@ -56,6 +56,8 @@ def test_a_named_file_is_read_and_must_exist(monkeypatch: pytest.MonkeyPatch) ->
         ("[engine]\ntoken_timeout = nan\n", r"engine\.token_timeout"),
         ("[engine]\ntoken_timeout = 0\n", r"engine\.token_timeout"),
         ('[model]\nname = "Upper"\n', r"model\.name"),
+        ("[limits.key]\ntoken_per_day = 5\n", r"limits\.key\.token_per_day: .* did you mean tokens_per_day\?"),
+        ("[limits.key]\ntokens_per_day = true\n", r"limits\.key\.tokens_per_day: it is a number"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named(text: str, told: str) -> None:

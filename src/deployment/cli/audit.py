@@ -242,7 +242,8 @@ def _tell(entries: list[dict[str, Any]], as_json: bool) -> None:
         lines = [f"{entry['seq']:>6}  {shown_time(entry['at'])}  {who}: {entry['action']} {entry['subject']}"]
         plain = {name: value for name, value in entry["detail"].items() if not isinstance(value, dict)}
         lines += [_shown(plain)] if plain else []
-        lines += [f"{name}: {_shown(value)}" for name, value in entry["detail"].items() if value and name not in plain]
+        for name, value in sorted(entry["detail"].items(), key=lambda item: item[0] == "after"):  # what was, first
+            lines += [f"{name}: {_shown(value)}"] if value and name not in plain else []
         typer.echo(_folded(lines) if sys.stdout.isatty() else "  ".join(lines))
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from deployment.settings.section import Seconds, Section
 
@@ -140,6 +140,13 @@ class LimitSet(Section):
     money_per_month: Money | None = Field(None, description="Budget of money for a calendar month, by UTC.")
     max_prompt_chars: Count | None = Field(None, description="Longest prompt, in characters.")
     max_output_tokens: Count | None = Field(None, description="Longest answer, in tokens.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_flag(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("it is a number")  # true would pass for 1
+        return value
 
     @property
     def counted(self) -> bool:

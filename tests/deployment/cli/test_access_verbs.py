@@ -97,6 +97,7 @@ def test_the_record_is_read_and_checked_and_names_the_user(data_dir: Path) -> No
     assert [line["action"] for line in lines] == ["tenant.disable", "tenant.enable"]
     assert all(line["actor_name"].endswith(" on the command line") for line in lines)
     assert "tenant.create acme" in run("audit", "tail").stdout
+    assert run("audit", "tail").stdout.endswith("tenant.enable acme  before: enabled false  after: enabled true\n")
     assert "whole: 3 entries" in run("audit", "verify").stdout
     with sqlite3.connect(data_dir / "ramsey.db") as database:
         database.execute("UPDATE audit_log SET subject = 'evil' WHERE seq = 2")
