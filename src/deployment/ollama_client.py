@@ -17,6 +17,9 @@ from deployment.ollama_wire import Delta, Done, Event, Generation, collect, erro
 
 __all__ = ["Delta", "Done", "Event", "Events", "Generation", "OllamaClient", "Timeouts", "collect"]
 
+_REWRITE_BYTES_PER_S = 20e6
+"""A node may write the weights anew while it creates, without a sign of life."""
+
 
 class _Fields(TypedDict, total=False):
     model: str | None
@@ -193,12 +196,12 @@ class OllamaClient:
             raise self._connection.noted(error_of(status, body))
         return status == 200
 
-    async def upload_blob(self, path: Path, *, timeout_s: float = 3600.0) -> str:
-        """Upload a file unless the node has it; returns its digest."""
+    async def upload_blob(self, path: Path, *, silence_s: float = 60.0) -> str:
+        """Upload a file unless the node has it; returns its digest. It may not stand still for `silence_s` seconds."""
         digest = await asyncio.to_thread(_sha256, path)
         if not await self.has_blob(digest):
             with await asyncio.to_thread(path.open, "rb") as file:
-                await self.request("POST", f"/api/blobs/{digest}", file, timeout_s=timeout_s)
+                await self.request("POST", f"/api/blobs/{digest}", file, silence_s=silence_s)
         return digest
 
     async def create(
@@ -206,15 +209,15 @@ class OllamaClient:
         name: str,
         modelfile: Modelfile | Path,
         *,
-        timeout_s: float = 3600.0,
+        silence_s: float = 60.0,
         progress: Callable[[str], None] = lambda _: None,
         known: Mapping[str, str] | None = None,
     ) -> str:
         """Create model `name` from a Modelfile (one from `modelfile.load`, or its path); the tag's digest.
 
-        `known` are the digests of files that the node has already, by path. Uploads what the node lacks, then
-        creates without streaming (a streaming create that is dropped blocks inside Ollama), then looks that the
-        model is there.
+        `known` are the digests of files that the node has already, by path. Uploads what the node lacks, creates,
+        then looks that the model is there. As long as the node tells of a next step it may take any time; a node
+        that is silent for `silence_s` seconds, and what writing the weights anew takes, hangs.
         """
         if isinstance(modelfile, Path):
             modelfile = modelfiles.load(modelfile)
@@ -226,10 +229,11 @@ class OllamaClient:
             if str(path) in digests:
                 continue
             progress(f"uploading {path.name}")
-            digests[str(path)] = await self.upload_blob(path, timeout_s=timeout_s)
+            digests[str(path)] = await self.upload_blob(path, silence_s=silence_s)
         progress(f"creating {name}")
         body = _create_body(name, modelfile, digests)
-        await self.request("POST", "/api/create", body, timeout_s=timeout_s)
+        silence_s += await asyncio.to_thread(_size, files) / _REWRITE_BYTES_PER_S
+        await self._create(body, silence_s)
         wanted = (name if ":" in name.rpartition("/")[2] else f"{name}:latest").lower()
         for model in await self.tags():
             if str(model.get("name")).lower() == wanted:
@@ -243,14 +247,29 @@ class OllamaClient:
         body: Mapping[str, Any] | BinaryIO | None = None,
         *,
         timeout_s: float | None = None,
+        silence_s: float | None = None,
     ) -> dict[str, Any]:
-        """Any call that answers with one JSON object, or with nothing (`{}`); by default within `total`."""
+        """Any call that answers with one JSON object, or with nothing (`{}`); by default within `total`.
+
+        With `silence_s` as long as a body that is a file, or the answer, moves.
+        """
         data = encode(body) if isinstance(body, Mapping) else body
-        status, answer = await self._connection.call(method, path, data, timeout_s)
+        status, answer = await self._connection.call(method, path, data, timeout_s, silence_s)
         try:
             if status >= 300:
                 raise error_of(status, answer)
             return object_of(answer) if answer.strip() else {}
+        except EngineError as error:
+            raise self._connection.noted(error) from None
+
+    async def _create(self, body: Mapping[str, Any], silence_s: float) -> None:
+        status, answer = await self._connection.call("POST", "/api/create", encode(body), silence=silence_s)
+        last = answer.strip().rpartition(b"\n")[2]
+        try:
+            if status >= 300:
+                raise error_of(status, answer)
+            if object_of(last).get("status") != "success":
+                raise EngineProtocolError("The engine stopped before the model was made.")
         except EngineError as error:
             raise self._connection.noted(error) from None
 
@@ -272,9 +291,13 @@ def _sha256(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _size(files: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
 def _create_body(name: str, modelfile: Modelfile, digests: Mapping[str, str]) -> dict[str, Any]:
     """The body of /api/create; `digests` are the uploaded files by path."""
-    body: dict[str, Any] = {"model": name, "stream": False}
+    body: dict[str, Any] = {"model": name, "stream": True}
     if path := modelfile.from_path:
         body["files"] = {path.name: digests[str(path)]}
     else:

@@ -518,7 +518,7 @@ async def test_create_uploads_what_is_missing_and_verifies(
     assert await client.has_blob(uploaded)
     assert body == {
         "model": "new:v1",
-        "stream": False,
+        "stream": True,
         "files": {},
         "system": "Be kind.",
         "parameters": {"temperature": 0.0},
@@ -532,12 +532,31 @@ async def test_create_uploads_what_is_missing_and_verifies(
         await client.has_blob("sha256:short")
 
 
+@pytest.mark.parametrize(("fault", "said"), [("hang", "stood still for 0.2 s"), ("cut", "before the model was made")])
+async def test_a_create_that_moves_may_take_long_and_one_that_hangs_is_given_up(
+    client: OllamaClient, node: FakeNode, tmp_path: Path, fault: str, said: str
+) -> None:
+    modelfile = tmp_path / "Modelfile"
+    modelfile.write_text(f"FROM {MODEL}\nSYSTEM Other.\n")
+    node.store.step_s = 0.1  # three steps: longer than the silence in all
+    await client.create("slow", modelfile, silence_s=0.2)
+    node.fail(fault, path="/api/create", after=2)
+    async with asyncio.timeout(10):
+        with pytest.raises(EngineError, match=said):
+            await client.create("other", modelfile, silence_s=0.2)
+    node.heal()
+    await client.create("other", modelfile)
+
+
 async def test_create_from_a_model_and_its_failures(client: OllamaClient, node: FakeNode, tmp_path: Path) -> None:
     modelfile = tmp_path / "Modelfile"
     modelfile.write_text(f"FROM {MODEL}\nSYSTEM Other.\n")
     await client.create("other", modelfile)
     assert (await client.show("other"))["system"] == "Other."
     node.fail("error", path="/api/create", text="no space left on device", times=1)
+    with pytest.raises(EngineError, match="no space left"):
+        await client.create("other", modelfile)
+    node.fail("error", path="/api/create", text="no space left on device", after=1, times=1)
     with pytest.raises(EngineError, match="no space left"):
         await client.create("other", modelfile)
     (tmp_path / "folder").mkdir()

@@ -3,6 +3,7 @@
 import os
 import re
 import ssl
+from collections.abc import Callable
 
 from deployment.errors import EngineError, EngineProtocolError, EngineUnavailable, StreamIncomplete
 from deployment.ollama_connection.node_socket import ClosedEarly, NodeSocket, NotHttp
@@ -96,13 +97,15 @@ class Answer:
             self._failure = incomplete()
 
 
-async def read_all(socket: NodeSocket, limit: int) -> bytes:
-    """The whole body, of at most `limit` bytes."""
+async def read_all(socket: NodeSocket, limit: int, moved: Callable[[], None] | None = None) -> bytes:
+    """The whole body, of at most `limit` bytes; `moved` is called for each piece of it."""
     parts: list[bytes] = []
     size = 0
     while chunk := await socket.read():
         parts.append(chunk)
         size += len(chunk)
+        if moved is not None:
+            moved()
         if size > limit:
             raise EngineProtocolError(f"The engine's answer is larger than {limit >> 20} MB.")
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import orjson
@@ -36,17 +36,33 @@ class Connection:
         return Events(self._sockets, self._post, path, body, limits or self._timeouts)
 
     async def call(
-        self, method: str, path: str, data: bytes | BinaryIO | None = None, within: float | None = None
+        self,
+        method: str,
+        path: str,
+        data: bytes | BinaryIO | None = None,
+        within: float | None = None,
+        silence: float | None = None,
     ) -> tuple[int, bytes]:
-        """Any other request: the status and the whole body of its answer, `within` seconds or `total`."""
-        limit = self._timeouts.total if within is None else within
+        """Any other request: the status and the whole body of its answer, `within` seconds or `total`.
+
+        With `silence` it may take any time, but not so many seconds in which no byte of a file or the answer moves.
+        """
+        within = self._timeouts.total if within is None else within
+        limit = within if silence is None else silence
         socket: NodeSocket | None = None
         try:
-            async with asyncio.timeout(limit):
-                socket, status = await self._exchange(method, path, data, min(self._timeouts.connect, limit), None)
-                return status, await read_all(socket, _MAX_UNARY_BYTES)
+            async with asyncio.timeout(limit) as timer:
+
+                def moved() -> None:
+                    if silence is not None:
+                        timer.reschedule(asyncio.get_running_loop().time() + silence)
+
+                connect_s = min(self._timeouts.connect, limit)
+                socket, status = await self._exchange(method, path, data, connect_s, None, moved)
+                return status, await read_all(socket, _MAX_UNARY_BYTES, moved)
         except TimeoutError:
-            raise self.noted(EngineTimeout(f"The engine did not answer within {limit:g} s.")) from None
+            late = f"did not answer within {limit:g} s" if silence is None else f"stood still for {limit:g} s"
+            raise self.noted(EngineTimeout(f"The engine {late}.")) from None
         except OSError as error:
             raise self.noted(unavailable(error)) from None
         except EngineError as error:
@@ -63,7 +79,13 @@ class Connection:
         return await self._exchange("POST", path, encode(body), connect_s, watch)
 
     async def _exchange(
-        self, method: str, path: str, data: bytes | BinaryIO | None, connect_s: float, watch: Watch | None
+        self,
+        method: str,
+        path: str,
+        data: bytes | BinaryIO | None,
+        connect_s: float,
+        watch: Watch | None,
+        moved: Callable[[], None] | None = None,
     ) -> tuple[NodeSocket, int]:
         """Send a request and wait for the head of its answer. The socket is the caller's to give to `done`.
 
@@ -78,7 +100,7 @@ class Connection:
             try:
                 if watch is not None:
                     watch.start(socket)
-                return socket, await self._send(socket, method, path, data)
+                return socket, await self._send(socket, method, path, data, moved)
             except BaseException as error:
                 self._sockets.done(socket)
                 stale = isinstance(error, ConnectionError) and socket.uses > 1 and not socket.answered
@@ -87,7 +109,14 @@ class Connection:
                     raise
                 new = True
 
-    async def _send(self, socket: NodeSocket, method: str, path: str, data: bytes | BinaryIO | None) -> int:
+    async def _send(
+        self,
+        socket: NodeSocket,
+        method: str,
+        path: str,
+        data: bytes | BinaryIO | None,
+        moved: Callable[[], None] | None,
+    ) -> int:
         if data is None:
             socket.send(self._sockets.request(method, path, None, ""), bodiless=method == "HEAD")
         elif isinstance(data, bytes):
@@ -96,7 +125,8 @@ class Connection:
             size = await asyncio.to_thread(os.stat, data.fileno())
             socket.send(self._sockets.request(method, path, size.st_size, _BYTES))
             while (piece := await asyncio.to_thread(data.read, _PIECE_BYTES)) and await socket.write(piece):
-                pass
+                if moved is not None:
+                    moved()
         return await socket.head()
 
 

@@ -22,7 +22,9 @@ class ReleasesSettings(Section):
         3, ge=1, le=100, description="Releases of a model that stay on the nodes beside those with traffic, the newest."
     )
     stall_seconds: Seconds = Field(
-        60.0, description="How long an upload to a node, or to the gateway, may stand still, in seconds."
+        60.0,
+        description="How long an upload to a node or the gateway, or a step of making a release on a node (and 1 s "
+        "more for each 20 MB of it), may stand still, in seconds.",
     )
     questions: Path | None = Field(
         None,

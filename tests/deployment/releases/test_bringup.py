@@ -12,6 +12,7 @@ from tests.support.stack import ROOT
 
 from deployment.access import LOCAL_OPERATOR
 from deployment.engines import NodeState, NodeView, ReleaseView
+from deployment.ollama_client import Timeouts
 from deployment.releases import bringup
 from deployment.releases.bringup import lacks_a_release
 from deployment.releases.catalogue import Wish
@@ -171,6 +172,19 @@ async def test_a_folder_that_cannot_be_written_keeps_nobody_from_serving(tmp_pat
         assert services.traffic.table == {"ramsey-model": RELEASE}
         assert RELEASE in node.store.models
         assert await services.releases.catalogue.list() == []
+
+
+async def test_a_node_that_hangs_keeps_no_other_from_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bringup, "_LOOK", Timeouts(total=0.3))
+    async with FakeNode() as hung, FakeNode() as well:
+        hung.fail("hang", path="/api")
+        nodes = [{"name": "hung", "url": hung.url}, {"name": "well", "url": well.url}]
+        async with (
+            serving(well.url, pool={"nodes": nodes}, data_dir=str(tmp_path)) as (url, services),
+            httpx.AsyncClient(base_url=url) as http,
+        ):
+            assert services.traffic.table == {"ramsey-model": RELEASE}
+            assert (await http.post("/generate", json={"prompt": "Hello"}, timeout=20)).status_code == 200
 
 
 async def test_before_there_is_traffic_the_answer_is_503_so_that_another_gateway_is_asked(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ class FakeNode:
         if fault.after is None:
             model = body.get("model", "")
             await strikes.before(x, fault, model, may_die=self.inference.may_die)
-        if x.path in {"/api/generate", "/api/chat"}:
+        if x.path in {"/api/generate", "/api/chat", "/api/create"}:
             body["_fault"] = fault
 
     async def _alive(self, x: Exchange, _: Any) -> None:

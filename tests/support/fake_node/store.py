@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
+from tests.support.fake_node import strikes
 from tests.support.fake_node.exchange import Exchange, Gone, Refused
+from tests.support.fake_node.faults import Fault
 from tests.support.fake_node.models import FakeModel, full_name, sha256
 
 _DIGEST = re.compile(r"^sha256[:-][0-9a-f]{64}$")
@@ -22,6 +24,7 @@ class Store:
         self.blobs = {model.weights for model in models.values()}
         self.version = ""
         self.copy_window_s = 0.0
+        self.step_s = 0.0
         self.uploads = 0
         self._torn: set[str] = set()
 
@@ -98,14 +101,19 @@ class Store:
             template=body.get("template") or base.template,
         )
         states += [f"creating new layer {base.weights}", "writing manifest", "success"]
+        fault: Fault | None = body.pop("_fault", None)
+        if streams := body.get("stream") is not False:
+            await x.start_stream()
+        for number, state in enumerate(states):
+            if fault is not None and number == fault.after:
+                await strikes.within(x, fault, b"{}", may_die=False)
+            if self.step_s:
+                await x.pause(self.step_s)
+            if streams:
+                await x.write(orjson.dumps({"status": state}) + b"\n")
         self.blobs.add(base.weights)
         self.models[base.name] = base
-        if body.get("stream") is False:
-            return await x.json({"status": "success"})
-        await x.start_stream()
-        for state in states:
-            await x.write(orjson.dumps({"status": state}) + b"\n")
-        return await x.end_stream()
+        return await (x.end_stream() if streams else x.json({"status": "success"}))
 
     async def copy(self, x: Exchange, body: dict[str, Any]) -> None:
         target = body.get("destination") or ""

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import io
 from collections import defaultdict
-from collections.abc import Awaitable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import structlog
 
@@ -22,15 +22,10 @@ from deployment.releases.catalogue.service import Catalogue
 from deployment.releases.model import Recipe, differences
 from deployment.settings import shown_url
 
-_CREATE_S, _CREATE_BYTES_PER_S = 600.0, 20e6
-"""A node may write the weights anew while it creates, without a sign of life."""
 _LOOK = Timeouts(total=15.0)
 """For what is no upload and no creation: a node that takes longer hangs."""
-_UPLOAD_S = 86_400.0
-"""Far beyond any upload that moves; one that does not is given up long before."""
 
 _log = structlog.get_logger("distribution")
-_Result = TypeVar("_Result")
 
 
 class Nodes(Protocol):
@@ -180,7 +175,7 @@ class Distribution:
         digest = await client.create(
             entry.name,
             modelfile,
-            timeout_s=_CREATE_S + entry.weights_bytes / _CREATE_BYTES_PER_S,
+            silence_s=self._stall_s,
             known={str(self._catalogue.artefacts.path(each)): f"sha256:{each}" for each in entry.artefacts},
         )
         _log.info("created", release=entry.name, node=node.name, digest=digest)
@@ -195,23 +190,8 @@ class Distribution:
             await asyncio.to_thread(self._catalogue.artefacts.verified, sha256, entry.name)
             doing.step, doing.done, doing.size = "uploading", 0, path.stat().st_size
             with _Counted.opened(path, doing) as file:
-                sent = client.request("POST", f"/api/blobs/sha256:{sha256}", file, timeout_s=_UPLOAD_S)
-                await self._moving(sent, doing)
+                await client.request("POST", f"/api/blobs/sha256:{sha256}", file, silence_s=self._stall_s)
         return with_files(entry.modelfile, files)
-
-    async def _moving(self, work: Awaitable[_Result], doing: Doing) -> _Result:
-        """Wait for an upload as long as it moves. Raises EngineTimeout when it stands still."""
-        task = asyncio.ensure_future(work)
-        try:
-            while True:
-                before = doing.done
-                await asyncio.wait({task}, timeout=self._stall_s)
-                if task.done():
-                    return task.result()
-                if doing.done == before:
-                    raise EngineTimeout(f"The upload stood still for {self._stall_s:g} s.")
-        finally:
-            task.cancel()
 
     async def _refuse_another(self, client: OllamaClient, entry: CatalogueEntry, row: dict[str, Any]) -> None:
         """Nobody noted what digest it has: what stands under its name must be what we would make."""
@@ -262,8 +242,9 @@ class Distribution:
         return done
 
     async def _delete(self, client: OllamaClient, release: str, node: NodeView) -> Pruned:
-        with contextlib.suppress(EngineError):  # deleting does not unload
-            await self._nodes.unload(release)
+        with contextlib.suppress(EngineError, TimeoutError):  # deleting does not unload, nor waits for it
+            async with asyncio.timeout(_LOOK.total):
+                await self._nodes.unload(release)
         try:
             await client.delete(release)
         except EngineError as error:

@@ -107,7 +107,8 @@ async def test_a_node_that_holds_another_release_under_the_name_is_told_and_left
             "The disk of a is full",
         ),
         ({"kind": "reset", "path": "/api/blobs"}, "a went away while uploading after"),
-        ({"kind": "hang", "path": "/api/blobs"}, "The upload stood still for 0.3 s"),
+        ({"kind": "hang", "path": "/api/blobs"}, "bytes: The engine stood still for 0.3 s"),
+        ({"kind": "hang", "path": "/api/create"}, "a went away while creating: The engine stood still"),
         ({"kind": "reset", "path": "/api/create"}, "a went away while creating"),
         ({"kind": "error", "path": "/api/create", "status": 400, "text": "NaN in weights"}, "NaN in weights"),
     ],
@@ -207,3 +208,18 @@ async def test_a_node_that_cannot_be_pruned_is_told(two: Two) -> None:
     (one, other) = sorted(await made.distribution.remove(made.entry), key=lambda each: each.node)
     assert (one.node, other.node, other.problem) == ("a", "b", None)
     assert one.problem is not None
+
+
+async def test_a_node_that_hangs_while_it_unloads_keeps_no_release_on_any(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distribution, "_LOOK", Timeouts(total=0.3))
+    a, b, made = two
+    await made.ensure()
+    await made.pool.check()
+    await made.pool.load(NAME, ["a", "b"])
+    monkeypatch.setattr(a.scheduler, "unload", lambda _: asyncio.Event().wait())
+    async with asyncio.timeout(20):
+        removed = await made.distribution.remove(made.entry)
+    assert sorted((each.node, each.problem) for each in removed) == [("a", None), ("b", None)]
+    assert not {**a.store.models, **b.store.models}
