@@ -41,10 +41,10 @@ def doubts(
 def _apart(settings: LimitsSettings, stored: Mapping[tuple[str, str], LimitSet], gateways: int) -> Iterator[str]:
     """Limits that several gateways count apart."""
     given = (settings.key, settings.tenant, settings.model, *stored.values())
-    if gateways > 1 and settings.redis_url is None and any(limits.counted for limits in given):
+    if gateways > settings.gateways and settings.redis_url is None and any(limits.counted for limits in given):
         yield (
-            f"{gateways} gateways share limits and budgets without limits.redis_url: each lets through a whole limit, "
-            "and knows what the others spend of a budget only after 5 seconds."
+            f"{gateways} gateways share limits and budgets without limits.redis_url, and limits.gateways is "
+            f"{settings.gateways}: together they may pass them."
         )
 
 

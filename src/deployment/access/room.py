@@ -108,7 +108,8 @@ class Access:
                 await stack.enter_async_context(provider.running())
             await stack.enter_async_context(self.doubts.running())
             if isinstance(self._counters, MemoryCounters):
-                keeper = BudgetKeeper(self._counters, self._spending, self._clock)
+                gateways = self._settings.limits.gateways
+                keeper = BudgetKeeper(self._counters, self._spending, self._clock, gateways)
                 await stack.enter_async_context(keeper.running())
             yield
 
@@ -124,7 +125,7 @@ def _browsers(settings: Settings, directory: Directory, clock: Clock) -> Browser
 def _counters(settings: Settings, clock: Clock) -> MemoryCounters | SharedCounters:
     url = settings.limits.redis_url
     if url is None:
-        return MemoryCounters(clock)
+        return MemoryCounters(clock, settings.limits.gateways)
     # A request that lived longer than it may has died without saying so: its place is free again.
     lease_s = settings.engine.request_timeout + 60.0
     return SharedCounters.at(redis_address(url, "limits.redis_url"), settings.limits.gateways, lease_s, clock)

@@ -131,7 +131,7 @@ def _mend_of_limits(text: str) -> str:
         return "Correct the name, or leave it where the model is still to come (ramsey limits list, ramsey keys list)."
     if "no price" in text:
         return "Give it a price, 0 where it shall be free: limits.prices in the settings."
-    return "Set limits.redis_url for all of them."
+    return "Set limits.redis_url for all of them, or limits.gateways, for each to take its share."
 
 
 def embedded_engine(settings: Settings) -> list[Finding]:

@@ -175,7 +175,9 @@ class LimitsSettings(Section):
         0.8, gt=0, le=1, description="Part of a budget at whose use a warning is logged, once in its period."
     )
     gateways: int = Field(
-        1, ge=1, description="How many gateways share the limits; each takes its share while Redis is away."
+        1,
+        ge=1,
+        description="How many gateways share the limits; each takes its share without Redis, or while it is away.",
     )
     prices: dict[str, Price] = Field(
         default_factory=dict,

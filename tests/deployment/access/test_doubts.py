@@ -98,6 +98,8 @@ def test_what_can_hardly_be_meant(
         ({}, {("tenant", "t"): LimitSet(tokens_per_day=1)}, 3, True),
         ({"key": {"concurrent": 1}}, {}, 1, False),
         ({"key": {"max_output_tokens": 9}}, {}, 2, False),
+        ({"key": {"concurrent": 1}, "gateways": 2}, {}, 2, False),
+        ({"key": {"concurrent": 1}, "gateways": 2}, {}, 3, True),
         ({"key": {"concurrent": 1}, "redis_url": "redis://localhost"}, {}, 2, False),
     ],
 )

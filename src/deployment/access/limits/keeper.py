@@ -18,9 +18,14 @@ _MOST_LOOKED = 1000
 
 
 class BudgetKeeper:
-    """For counters in memory; Redis keeps its own. A database that is away only delays it."""
+    """For counters in memory; Redis keeps its own. A database that is away only delays it.
 
-    def __init__(self, counters: MemoryCounters, store: SpendingStore, clock: Clock) -> None:
+    Where several `gateways` have each its share, what was used before a start is shared too, and what others use is
+    theirs.
+    """
+
+    def __init__(self, counters: MemoryCounters, store: SpendingStore, clock: Clock, gateways: int = 1) -> None:
+        self._gateways = gateways
         self._counters = counters
         self._store = store
         self._clock = clock
@@ -33,7 +38,8 @@ class BudgetKeeper:
         """Write what changed, and take up what other gateways spent of the same; of all budgets the first time."""
         now = self._clock.now()
         if not self._loaded:
-            self._take_up(await self._store.load(now))
+            there = await self._store.load(now)
+            self._take_up([replace(each, tokens=each.tokens // self._gateways) for each in there])
             self._loaded = True
         changed = [replace(each) for each in self._counters.spending()]
         try:
@@ -43,7 +49,8 @@ class BudgetKeeper:
             raise
         self._written |= {each.counter: each for each in changed}
         self._written = {name: each for name, each in self._written.items() if each.ends_at > now}
-        self._take_up(await self._store.spent(self._next()))
+        if self._gateways == 1:
+            self._take_up(await self._store.spent(self._next()))
 
     def _next(self) -> list[str]:
         """The budgets that are looked at now: all, or so many in turn."""

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from deployment.access.limits.model import KEPT, SLICES, WAIT_FOR_SLOT_S, Charge, Kind, LimitFact, Return, Rule, Verdict
@@ -57,10 +57,11 @@ class Spending:
 
 
 class MemoryCounters:
-    """Counters of one process."""
+    """Counters of one process, which gives its share of each limit where several `gateways` share them."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, gateways: int = 1) -> None:
         self._clock = clock
+        self._gateways = gateways
         self._windows: dict[str, _Window] = {}
         self._held: dict[str, int] = {}
         self._spent: dict[str, Spending] = {}
@@ -73,6 +74,7 @@ class MemoryCounters:
 
     def take_now(self, charges: Sequence[Charge]) -> Verdict:
         """The same, for callers that are not asynchronous."""
+        charges = self._shares(charges) if self._gateways > 1 else charges
         now = self._clock.monotonic()
         if now >= self._sweep_at:
             self._sweep(now)
@@ -122,6 +124,12 @@ class MemoryCounters:
         """So much was spent elsewhere, besides what was spent here."""
         here = self._spent.setdefault(spending.counter, Spending(spending.counter, 0, spending.ends_at))
         here.tokens += spending.tokens
+
+    def _shares(self, charges: Sequence[Charge]) -> list[Charge]:
+        return [
+            replace(charge, rule=replace(charge.rule, amount=max(1, charge.rule.amount // self._gateways)))
+            for charge in charges
+        ]
 
     def _wait(self, charge: Charge, now: float) -> float:
         """Seconds until the charge can be taken; 0 for now."""

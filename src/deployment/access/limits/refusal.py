@@ -28,7 +28,8 @@ class _Told:
     """Who can give more."""
 
     def reached(self) -> LimitReached:
-        never = [index for index, charge in enumerate(self.charges) if charge.amount > charge.rule.amount]
+        told = zip(self.charges, self.verdict.facts, strict=True)
+        never = [index for index, (charge, fact) in enumerate(told) if charge.amount > fact.limit]
         at = never[0] if never else self.verdict.refused_by or 0
         charge, fact = self.charges[at], self.verdict.facts[at]
         retry_after_s = None if never else self.verdict.retry_after_s
@@ -53,7 +54,7 @@ class _Told:
     def _hint(self, charge: Charge, *, possible: bool) -> str:
         """What would fit: now, later, or only when it is shorter."""
         now = self._room(fact.remaining for fact in self.verdict.facts)
-        later = self._room(one.rule.amount for one in self.charges)
+        later = self._room(fact.limit for fact in self.verdict.facts)
         if self.answer is not None and now >= 1:
             lower = f"Set {self.answer.field} to at most {now}"
             return f"{lower}, or try again {self._when(charge)}." if possible else f"{lower}."

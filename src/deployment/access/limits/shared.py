@@ -8,7 +8,6 @@ period of a budget.
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +39,7 @@ class SharedCounters:
         self._gateways = gateways
         self._lease_ms = int(lease_s * 1000)
         self._clock = clock
-        self._alone = MemoryCounters(clock)
+        self._alone = MemoryCounters(clock, gateways)
         self._away_until: float | None = None
         self._places = asyncio.Semaphore(_CONNECTIONS)
         self._owed: deque[tuple[Sequence[Return], str]] = deque(maxlen=_MOST_OWED)
@@ -80,11 +79,7 @@ class SharedCounters:
                 raise
             if answer is not None:
                 return self._verdict(charges, answer)
-        share = [
-            replace(charge, rule=replace(charge.rule, amount=max(1, charge.rule.amount // self._gateways)))
-            for charge in charges
-        ]
-        return self._alone.take_now(share)
+        return self._alone.take_now(charges)
 
     def give_back(self, returns: Sequence[Return], lease: str) -> None:
         """Give back soon: the caller has its answer already."""

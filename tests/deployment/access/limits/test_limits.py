@@ -507,6 +507,43 @@ async def test_gateways_without_redis_know_of_each_other_s_spending_once_they_ha
     await database.close()
 
 
+async def test_gateways_without_redis_that_know_how_many_they_are_never_pass_a_limit(database_url: str) -> None:
+    database, clock = Database(database_url), HeldClock()
+    await database.upgrade()
+    settings = {"key": {"tokens_per_day": 1000, "requests_per_minute": 61}}
+    book = RuleBook(LimitsSettings.model_validate(settings), clock)
+
+    def gateway() -> tuple[Limits, BudgetKeeper]:
+        counters = MemoryCounters(clock, 2)
+        return Limits(book, counters), BudgetKeeper(counters, SpendingStore(database), clock, 2)
+
+    async def spend(limits: Limits, tokens: int) -> int:
+        spent = 0
+        with contextlib.suppress(LimitReached):
+            while True:
+                (await limits.reserve(caller(), "m", tokens)).settle(tokens)
+                spent += tokens
+        return spent
+
+    one, other = gateway(), gateway()
+    for _, keeper in (one, other):
+        await keeper.save()
+    assert [await spend(limits, 10) for limits, _ in (one, other)] == [300, 300], "requests are shared"
+    for _, keeper in (one, other):
+        await keeper.save()
+    clock.advance(70)
+    after = gateway()  # the first was started anew
+    await after[1].save()
+    assert [await spend(limits, 10) for limits in (after[0], other[0])] == [200, 200]
+    error = await refused(after[0], caller(), 501)
+    assert (error.retry_after_s, error.facts[1].limit) == (None, 500), "it fits into no share"
+    for _, keeper in (after, other):
+        await keeper.save()
+    (written,) = await SpendingStore(database).load(clock.now())
+    assert written.tokens == 1000
+    await database.close()
+
+
 async def test_of_many_budgets_some_are_looked_at_in_turn(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deployment.access.limits.keeper._MOST_LOOKED", 3)
     monkeypatch.setattr("deployment.access.limits.store._AT_ONCE", 2)
