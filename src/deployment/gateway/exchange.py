@@ -194,7 +194,7 @@ class Exchange(Response, ABC):
         if error.retry_after_s is not None:
             self._extra["retry-after"] = str(max(1, ceil(error.retry_after_s)))
         if isinstance(error, LimitReached):
-            self._extra |= ratelimit_headers(error.facts)
+            self._extra |= ratelimit_headers(error.facts, error.limit)
             if error.retry_after_s is None:
                 self._extra["x-should-retry"] = "false"  # OpenAI's clients would ask again, twice
         await self._send_json(

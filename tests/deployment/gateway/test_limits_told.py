@@ -32,13 +32,14 @@ ASK = {"model": "ramsey-model", "prompt": "Hello"}
 async def test_the_field_to_lower_is_the_dialect_s_and_what_is_said_fits(
     tmp_path: Path, path: str, body: dict[str, Any], field: str
 ) -> None:
-    limit = {"key": {"tokens_per_day": 300}}
+    limit = {"key": {"requests_per_minute": 100, "tokens_per_day": 300}}
     async with (
         FakeNode() as node,
         serving(node.url, data_dir=tmp_path, limits=limit) as (url, _),
         httpx.AsyncClient(base_url=url) as http,
     ):
         refused = await http.post(path, json=body)
+        assert refused.headers["ratelimit-limit"] == "300", "that of what refuses"
         assert refused.status_code == 429, refused.text
         assert "retry-after" not in refused.headers, "it never fits"
         assert refused.headers["x-should-retry"] == "false"

@@ -178,8 +178,9 @@ class Counters(Protocol):
         ...
 
 
-def ratelimit_headers(facts: Sequence[LimitFact]) -> dict[str, str]:
-    """`RateLimit-Limit`, `-Remaining` and `-Reset` of the limit that is nearest, and every `RateLimit-Policy`.
+def ratelimit_headers(facts: Sequence[LimitFact], refused_by: str | None = None) -> dict[str, str]:
+    """`RateLimit-Limit`, `-Remaining` and `-Reset` of the limit that is nearest, or that refused, and every
+    `RateLimit-Policy`.
 
     As in draft-ietf-httpapi-ratelimit-headers-03, which clients know. Empty without limits. Budgets of money are
     not in them: clients count requests and tokens.
@@ -187,7 +188,8 @@ def ratelimit_headers(facts: Sequence[LimitFact]) -> dict[str, str]:
     timed = [fact for fact in facts if fact.window_s and not fact.is_money]
     if not timed:
         return {}
-    nearest = min(timed, key=lambda fact: fact.remaining / fact.limit if fact.limit else 0.0)
+    refusing = [fact for fact in timed if fact.name == refused_by]
+    nearest = min(refusing or timed, key=lambda fact: fact.remaining / fact.limit if fact.limit else 0.0)
     return {
         "RateLimit-Limit": str(nearest.limit),
         "RateLimit-Remaining": str(nearest.remaining),

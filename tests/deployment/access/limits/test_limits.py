@@ -614,6 +614,8 @@ def test_headers_tell_the_nearest_limit() -> None:
         "RateLimit-Reset": "13",
         "RateLimit-Policy": '50;w=60;name="key requests/min", 1000;w=60;name="key tokens/min"',
     }
+    assert ratelimit_headers(facts, "key tokens/min")["RateLimit-Limit"] == "1000", "it is what refused"
+    assert ratelimit_headers(facts, "key money/day")["RateLimit-Limit"] == "50"
     assert ratelimit_headers(()) == {}
 
 
