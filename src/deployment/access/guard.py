@@ -92,7 +92,8 @@ class AdminRoute(APIRoute):
             except RequestValidationError as error:
                 first = error.errors()[0]
                 schema = self.body_field.field_info.annotation if self.body_field is not None else None
-                if found := misspelt(error.errors(), schema, {"body": error.body}):
+                given = error.body is not None
+                if given and (found := misspelt(error.errors(), schema, {"body": error.body})):
                     where = ".".join(str(part) for part in found[0][1:])
                     raise InvalidRequest(f"{where}: there is no such field; did you mean {found[1]}?") from None
                 if first["type"] == "json_invalid":

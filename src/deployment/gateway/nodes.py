@@ -1,6 +1,7 @@
 """The admin API of the pool's nodes."""
 
 import contextlib
+import re
 import socket
 from dataclasses import asdict
 from datetime import datetime
@@ -17,11 +18,21 @@ from deployment.settings import shown_url
 from deployment.texts import PlainLine
 
 _DRAIN_LIMIT_S = 3600.0
+_NAME = r"^[a-z0-9][a-z0-9.-]{0,62}$"
+_URL = r"^https?://([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?$"
 _Label = Annotated[PlainLine, Field(max_length=64)]
 
 
-def _refuse_link_local(url: str) -> str:
+def _node_name(name: str) -> str:
+    if not re.fullmatch(_NAME, name):
+        raise ValueError("write up to 63 lower-case letters, digits, dots and hyphens, such as gpu-1")
+    return name
+
+
+def _engine_url(url: str) -> str:
     """Clouds keep their machines' credentials at link-local addresses; no engine is there."""
+    if not re.fullmatch(_URL, url):
+        raise ValueError("write http://HOST:PORT, without a path, a user or a password")
     parts = urlsplit(url)
     if parts.port == 0:  # raises ValueError itself above 65535
         raise ValueError("port 0 is none")
@@ -38,11 +49,9 @@ class NodeIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$", examples=["gpu-1"])
-    url: Annotated[str, AfterValidator(_refuse_link_local)] = Field(
-        pattern=r"^https?://([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$",
-        max_length=300,
-        examples=["http://10.0.0.5:11434"],
+    name: Annotated[str, AfterValidator(_node_name)] = Field(examples=["gpu-1"], json_schema_extra={"pattern": _NAME})
+    url: Annotated[str, AfterValidator(_engine_url)] = Field(
+        max_length=300, examples=["http://10.0.0.5:11434"], json_schema_extra={"pattern": _URL}
     )
     slots: int = Field(ge=1, le=256, description="Its OLLAMA_NUM_PARALLEL.")
     weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False, description="Its share, in the policy weighted.")

@@ -67,15 +67,18 @@ async def test_what_was_added_outlives_a_restart(tmp_path: Path) -> None:
     ("body", "named"),
     [
         ({"url": "http://x:1", "slots": 1}, "name"),
-        ({"name": "UPPER", "url": "http://x:1", "slots": 1}, "name"),
-        ({"name": "x", "url": "ftp://x", "slots": 1}, "url"),
-        ({"name": "x", "url": "http://user:secret@x", "slots": 1}, "url"),
+        ({"name": "UPPER", "url": "http://x:1", "slots": 1}, "name: write up to 63 lower-case letters"),
+        ({"name": "x", "url": "ftp://x", "slots": 1}, "url: write http://HOST:PORT"),
+        ({"name": "x", "url": "10.0.0.5:11434", "slots": 1}, "url: write http://HOST:PORT"),
+        ({"name": "x", "url": "http://x:1/api", "slots": 1}, "url: write http://HOST:PORT"),
+        ({"name": "x", "url": "http://user:secret@x", "slots": 1}, "url: write http://HOST:PORT"),
+        (None, "body: Field required"),
         ({"name": "x", "url": "http://x:1", "slots": 0}, "slots"),
         ({"name": "x", "url": "http://x:1", "slots": 1, "colour": "red"}, "colour"),
         ({"name": "engine", "url": "http://x:1", "slots": 1}, "engine"),
     ],
 )
-async def test_a_wrong_node_is_refused_by_name(tmp_path: Path, body: dict[str, Any], named: str) -> None:
+async def test_a_wrong_node_is_refused_by_name(tmp_path: Path, body: dict[str, Any] | None, named: str) -> None:
     async with FakeNode() as node, gate_before(node, data_dir=str(tmp_path)) as gate:
         answer = await gate.http.post("/admin/nodes", json=body)
         assert answer.status_code == 400
