@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import TypeAdapter, ValidationError
 
 from deployment.engines.model import NodeSpec
 from deployment.errors import ConfigurationError
 
 _VERSION = 1
+_SPECS = TypeAdapter(tuple[NodeSpec, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +62,15 @@ class MembershipFile:
             if raw["version"] != _VERSION:
                 raise ValueError(f"version {raw['version']}")
             return Membership(
-                tuple(NodeSpec(**spec) for spec in raw["added"]),
-                frozenset(raw["removed"]),
-                frozenset(raw["draining"]),
+                _SPECS.validate_python(raw["added"]), frozenset(raw["removed"]), frozenset(raw["draining"])
             )
         except FileNotFoundError:
             return Membership()
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise self._unreadable(f"added.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigurationError(
-                f"{self._path} cannot be read: {error}.", hint="Mend it, or move it away to start without it."
-            ) from None
+            raise self._unreadable(str(error)) from None
 
     def write(self, membership: Membership) -> None:
         """Replace the file in one step."""
@@ -90,3 +91,8 @@ class MembershipFile:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+    def _unreadable(self, why: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self._path} cannot be read: {why}.", hint="Mend it, or move it away to start without it."
+        )

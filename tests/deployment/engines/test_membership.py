@@ -32,7 +32,14 @@ def test_it_survives_a_restart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", '{"version": 9}', '{"version":1,"added":[{"x":1}],"removed":[],"draining":[]}']
+    "text",
+    [
+        "",
+        "{}",
+        '{"version": 9}',
+        '{"version":1,"added":[{"x":1}],"removed":[],"draining":[]}',
+        '{"version":1,"added":[{"name":"a","url":"http://a","slots":"many"}],"removed":[],"draining":[]}',
+    ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "nodes.json").write_text(text)
