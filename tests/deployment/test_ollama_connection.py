@@ -1,16 +1,18 @@
 """The connection to a node against servers that write single bytes as told, on both event loops."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 from tests.support.certificates import write_certificate
 
 from deployment.errors import EngineProtocolError, EngineTimeout, EngineUnavailable
-from deployment.ollama_connection import Connection, Timeouts
+from deployment.ollama_connection import Connection, Timeouts, sockets
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -216,3 +218,58 @@ def test_a_node_behind_tls_is_verified(runner: asyncio.Runner, tmp_path: Path, m
         pytest.raises(EngineUnavailable, match="cannot be reached: self-signed certificate"),
     ):
         ask(another, answering(OK), once, tls=context)
+
+
+class Resolver(asyncio.SelectorEventLoop):
+    """A loop whose DNS answers as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault: str | socket.gaierror | None = None
+        self.asked = 0
+
+    async def getaddrinfo(self, host: Any, port: Any, **kinds: int) -> list[Any]:
+        self.asked += 1
+        if self.fault == "silent":
+            await asyncio.Event().wait()
+        if isinstance(self.fault, socket.gaierror):
+            raise self.fault
+        return await super().getaddrinfo("127.0.0.1", port, **kinds)
+
+
+@pytest.mark.parametrize(
+    ("fault", "served"),
+    [
+        ("silent", True),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), True),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), False),
+    ],
+)
+def test_while_dns_does_not_answer_a_node_is_where_it_was(
+    monkeypatch: pytest.MonkeyPatch, fault: str | socket.gaierror, served: bool
+) -> None:
+    monkeypatch.setattr(sockets, "_LOOK_UP_S", 0.1)
+    loop = Resolver()
+
+    async def run() -> list[int | EngineUnavailable]:
+        server = await asyncio.start_server(answering(*[OK] * 6, close=True), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        connection = Connection(f"http://node.test:{port}", Timeouts(connect=5.0, total=10.0))
+        assert (await connection.call("GET", "/"))[0] == 200
+        loop.fault, loop.asked = fault, 0
+
+        async def call() -> int | EngineUnavailable:
+            try:
+                return (await connection.call("GET", "/"))[0]
+            except EngineUnavailable as error:
+                return error
+
+        answers = await asyncio.gather(*(call() for _ in range(5)))
+        await connection.close()
+        server.close()
+        return answers
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        answers = runner.run(run())
+    assert loop.asked == 1
+    assert [answer == 200 for answer in answers] == [served] * 5

@@ -93,6 +93,7 @@ class Discovery:
         self._report = report
         self._look_up = look_up or _look_up
         self._known: dict[str, list[Endpoint]] = {}
+        self._problems: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -124,8 +125,13 @@ class Discovery:
             async with asyncio.timeout(self._timeout):
                 found = await self._look_up(name)
         except (OSError, TimeoutError, ConfigurationError) as error:
-            _log.warning("DNS look-up failed", name=name, reason=str(error) or type(error).__name__)
+            reason = f"no answer within {self._timeout:g} s" if isinstance(error, TimeoutError) else str(error)
+            if self._problems.get(name) != reason:  # each reason once, however often it is tried
+                _log.warning("DNS look-up failed; the nodes it had stay", name=name, reason=reason)
+            self._problems[name] = reason
             return
+        if self._problems.pop(name, None) is not None:
+            _log.info("DNS look-up works again", name=name)
         self._known[name] = found
 
 

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import ipaddress
 import ssl
-from socket import SOCK_STREAM
+from socket import EAI_AGAIN, SOCK_STREAM
 from urllib.parse import quote
 
 from yarl import URL
@@ -13,6 +13,8 @@ from deployment.errors import EngineError, EngineTimeout
 from deployment.ollama_connection.node_socket import NodeSocket
 
 _KEEP_IDLE_S = 30.0
+_LOOK_UP_S = 1.0
+"""How long DNS may take where we know the addresses that a name had."""
 
 
 class Sockets:
@@ -29,6 +31,8 @@ class Sockets:
             lines.append("Authorization: Basic " + base64.b64encode(pair).decode())
         self._headers = "\r\n".join(lines)
         self._context: ssl.SSLContext | None = None
+        self._known: list[str] = []
+        self._looking: asyncio.Future[list[str]] | None = None
         self._idle: list[NodeSocket] = []
         self._used: set[NodeSocket] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -97,6 +101,9 @@ class Sockets:
             socket.abort()
         self._idle.clear()
         self._used.clear()
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
         self._loop = None
         await asyncio.sleep(0)  # sockets close in the loop's next turn
 
@@ -119,9 +126,22 @@ class Sockets:
 
     async def _addresses(self, loop: asyncio.AbstractEventLoop) -> list[str]:
         """Where the node is. A name may lead anywhere but to a link-local address: there clouds give out the machine's
-        credentials, and who adds nodes may own a name."""
+        credentials, and who adds nodes may own a name. While DNS does not answer, where it was."""
         if is_address(self._host):
             return [self._host]
+        if self._looking is None or self._looking.done():  # one at a time: each holds a thread until DNS answers
+            self._looking = asyncio.ensure_future(self._look_up(loop))
+            self._looking.add_done_callback(lambda looked: looked.cancelled() or looked.exception())
+        try:
+            async with asyncio.timeout(_LOOK_UP_S if self._known else None):
+                self._known = await asyncio.shield(self._looking)
+        except OSError as error:  # a time-out is one
+            passing = isinstance(error, TimeoutError) or error.errno == EAI_AGAIN
+            if not (passing and self._known):
+                raise
+        return self._known
+
+    async def _look_up(self, loop: asyncio.AbstractEventLoop) -> list[str]:
         found = await loop.getaddrinfo(self._host, self._port, type=SOCK_STREAM)
         addresses = dict.fromkeys(str(info[4][0]) for info in found)
         return [address for address in addresses if not is_link_local(address)]

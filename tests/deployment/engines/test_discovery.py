@@ -10,6 +10,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 import pytest
+from structlog.testing import capture_logs
 from tests.deployment.engines.conftest import MakePool, ask, chat, states, until
 from tests.support.fake_node import FakeNode
 
@@ -103,6 +104,7 @@ async def test_nodes_come_and_go_and_stay_while_the_name_fails() -> None:
     answers: list[list[Endpoint] | OSError] = [
         [("10.0.0.1", 1)],
         OSError("no answer"),
+        OSError("no answer"),
         [("10.0.0.1", 1), ("10.0.0.2", 1)],
         [("10.0.0.2", 1)],
     ]
@@ -118,9 +120,12 @@ async def test_nodes_come_and_go_and_stay_while_the_name_fails() -> None:
         reports.append([spec.name for spec in specs])
 
     discovery = Discovery(PoolSettings(dns=("x",), dns_interval=0.01), 4, report, look_up)
-    discovery.start()
-    await until(lambda: len(reports) == 3)
-    await discovery.close()
+    with capture_logs() as logs:
+        discovery.start()
+        await until(lambda: len(reports) == 3)
+        await discovery.close()
+    told = [(log["log_level"], log.get("reason")) for log in logs]
+    assert told == [("warning", "no answer"), ("info", None)]
     assert reports == [["10.0.0.1:1"], ["10.0.0.1:1", "10.0.0.2:1"], ["10.0.0.2:1"]]
 
 
