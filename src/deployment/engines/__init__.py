@@ -2,10 +2,11 @@
 
 from deployment.engines.answer import Answer
 from deployment.engines.launching import Found, Presence, RunningEngine, is_loopback, launch, probe, tethered
-from deployment.engines.model import Call, NodeSpec, NodeState, NodeView, Priority, ReleaseView
+from deployment.engines.model import MEMORY_LABEL, Call, NodeSpec, NodeState, NodeView, Priority, ReleaseView
 from deployment.engines.pool import EnginePool
 
 __all__ = [
+    "MEMORY_LABEL",
     "Answer",
     "Call",
     "EnginePool",

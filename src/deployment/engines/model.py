@@ -5,6 +5,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+MEMORY_LABEL = "memory_gb"
+"""The label that says how much memory a node has for models, in GB: engines do not tell."""
+
 
 class Priority(StrEnum):
     """Who goes first when slots are short."""
@@ -94,3 +97,18 @@ class NodeView:
     retry_in_s: float | None
     """Seconds until a node that was taken out is tried again."""
     releases: tuple[ReleaseView, ...]
+    loaded_bytes: int = 0
+    """Memory that its loaded models take, as its last check said."""
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """Its memory for models, by its label; None without one."""
+        try:
+            return float(self.labels[MEMORY_LABEL]) * 1e9
+        except (KeyError, ValueError):
+            return None
+
+    @property
+    def memory_share(self) -> float | None:
+        """The share of it that loaded models take; None without the label."""
+        return self.loaded_bytes / self.memory_bytes if self.memory_bytes else None

@@ -160,6 +160,7 @@ class Node:
             problem=self.checked.problem,
             retry_in_s=None if retry is None else max(0.0, retry),
             releases=tuple(self._release_view(name) for name in names),
+            loaded_bytes=sum(size for row in self.checked.ps if isinstance(size := row.get("size"), int)),
         )
 
     def _release_view(self, release: str) -> ReleaseView:

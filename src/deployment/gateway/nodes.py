@@ -97,6 +97,7 @@ class NodeOut(BaseModel):
     checked_at: datetime | None
     problem: str | None
     retry_in_s: float | None
+    loaded_bytes: int = Field(description="Memory that its loaded models take, as it says.")
     releases: list[ReleaseOut]
 
 

@@ -45,7 +45,7 @@ class GuardFacts(NamedTuple):
     """The most failed checks in a row of any node that holds the candidate."""
     out_of_memory: bool = False
     memory_share: float | None = None
-    """The fullest memory (video memory or RAM) of a node that holds the candidate, 0 to 1; None where nobody says."""
+    """What loaded models take of the memory of the fullest node that holds the candidate; None where no label tells."""
     queue_wait_s: float | None = None
     """What a request of the candidate waits for a slot now."""
 

@@ -131,6 +131,7 @@ class Activities:
             at,
             failed_health_checks=max([0, *(self._checks.failed(node) for node in nodes)]),
             queue_wait_s=self._pool.queue_wait(rollout.to_release),
+            memory_share=max((share for node in nodes if (share := node.memory_share) is not None), default=None),
             out_of_memory=any("out of memory" in (node.problem or "").lower() for node in nodes),
         )
 

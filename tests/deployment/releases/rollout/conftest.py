@@ -70,12 +70,16 @@ class Site:
 
 
 @asynccontextmanager
-async def site(nodes: int = 2, **overrides: Any) -> AsyncIterator[Site]:
+async def site(nodes: int = 2, labels: dict[str, str] | None = None, **overrides: Any) -> AsyncIterator[Site]:
     async with AsyncExitStack() as stack:
         fakes = [await stack.enter_async_context(FakeNode([OLD, NEW])) for _ in range(nodes)]
         pool = {
             "nodes": [
-                {"name": f"n{number}", "url": fake.url, "labels": {"colour": "blue" if number == 0 else "green"}}
+                {
+                    "name": f"n{number}",
+                    "url": fake.url,
+                    "labels": {"colour": "blue" if number == 0 else "green", **(labels or {})},
+                }
                 for number, fake in enumerate(fakes)
             ],
             "health_interval": 0.2,

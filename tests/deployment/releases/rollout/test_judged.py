@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
-from tests.deployment.releases.rollout.conftest import NEW, OLD, Site
+import pytest
+from tests.deployment.releases.rollout.conftest import NEW, OLD, Site, site
 
+from deployment.releases.rollout import judging
 from deployment.releases.rollout.model import Phase
 
 STEPS: dict[str, Any] = {"steps": ["25%", "50%", "100%"], "min_time": "500ms", "min_requests": 30, "keep_warm": "500ms"}
@@ -59,6 +62,19 @@ async def test_a_release_that_breaks_answers_off_goes_back_and_who_was_harmed_is
     assert 3 <= shown["candidate"]["failed"] <= len(broken)
     assert shown["harmed"] >= shown["candidate"]["failed"]
     assert await two_nodes.table() == {OLD: 1.0}
+
+
+@pytest.mark.parametrize(("memory_gb", "phase"), [("0.0075", Phase.ROLLED_BACK), ("0.01", Phase.DONE)])
+async def test_a_node_whose_memory_both_releases_fill_takes_the_new_one_back(
+    monkeypatch: pytest.MonkeyPatch, memory_gb: str, phase: Phase
+) -> None:
+    limits = judging.limits
+    monkeypatch.setattr(judging, "limits", lambda plan: replace(limits(plan), memory_seconds=0.0))
+    async with site(labels={"memory_gb": memory_gb}) as opened, callers(opened):
+        await opened.deploy(**STEPS)
+        shown = await opened.until(lambda shown: shown["ended_at"] is not None, 60)
+    assert shown["phase"] == phase, shown["reason"]
+    assert ("memory is 98% full" in shown["reason"]) is (phase is Phase.ROLLED_BACK)
 
 
 async def test_without_requests_it_holds_at_the_deadline_and_tells_a_person(two_nodes: Site) -> None:

@@ -5,16 +5,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from deployment.clock import Clock
-from deployment.engines import NodeView
+from deployment.engines import MEMORY_LABEL, NodeView
 from deployment.errors import EngineError
 from deployment.gguf import GgufHeader, read_metadata
 from deployment.ollama_client import OllamaClient, Timeouts
 from deployment.releases.catalogue.artefacts import Artefacts
 from deployment.releases.catalogue.gates.model import GateContext, GateResult
 from deployment.releases.catalogue.model import CatalogueEntry, told_bytes
-
-MEMORY_LABEL = "memory_gb"
-"""The label that says how much memory a node has for models, in GB: engines do not tell."""
 
 _CACHE_BYTES = 2
 """Of one number in the cache of a conversation: F16, as engines do by default."""
@@ -66,7 +63,7 @@ class MemoryGate:
         header = await asyncio.to_thread(read_metadata, self._artefacts.path(context.entry.weights_sha256))
         told, silent, fits = [], [], True
         for node in context.nodes:
-            has = _memory(node)
+            has = node.memory_bytes
             need = needed_bytes(context.entry, header, node.slots, self._context_length)
             if has is None:
                 silent.append(node.name)
@@ -153,13 +150,6 @@ def _number(value: Any, default: int) -> int:
     if isinstance(value, list):
         value = max((each for each in value if isinstance(each, int)), default=None)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
-
-
-def _memory(node: NodeView) -> float | None:
-    try:
-        return float(node.labels[MEMORY_LABEL]) * 1e9
-    except (KeyError, ValueError):
-        return None
 
 
 async def _loaded_bytes(node: NodeView, besides: str) -> int:
