@@ -60,6 +60,8 @@ class Node:
         self.share = spec.slots
         self.draining = False
         self.breaker = breaker.CLOSED
+        self.trouble: str | None = None
+        """What failed on it last, a check or a request."""
         self.checked = Checked()
         self.prefixes = PrefixMemory(affinity_blocks)
         self.progress_at = 0.0
@@ -145,6 +147,7 @@ class Node:
         """As people and metrics see it."""
         names = list(dict.fromkeys([*self._releases, *(self.checked.digests or ())]))
         retry = self.breaker.retry_at - now if self.breaker.phase is breaker.Phase.OPEN else None
+        trouble = self.trouble if self.breaker.phase is not breaker.Phase.CLOSED else None
         return NodeView(
             name=self.spec.name,
             url=self.spec.url,
@@ -157,7 +160,7 @@ class Node:
             in_flight=self.in_flight,
             version=self.checked.version,
             checked_at=self.checked.at,
-            problem=self.checked.problem,
+            problem=self.checked.problem or trouble,
             retry_in_s=None if retry is None else max(0.0, retry),
             releases=tuple(self._release_view(name) for name in names),
             loaded_bytes=sum(size for row in self.checked.ps if isinstance(size := row.get("size"), int)),

@@ -57,6 +57,7 @@ class Outcomes:
                 self.on_failure(node)
                 self.on_change(node)
             case Blame.NODE:
+                node.trouble = error.message
                 self.on_failure(node)
                 self._move(node, breaker.failed(node.breaker, self._clock.monotonic(), self._rules))
             case _:

@@ -262,6 +262,18 @@ async def test_a_node_whose_every_slot_hangs_is_out_though_no_stream_tells(pool_
         await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_a_node_that_only_requests_find_broken_says_what_is_wrong(pool_over: MakePool) -> None:
+    a, b = nodes(2)
+    async with a, b, pool_over([a, b], policy="round_robin", breaker_backoff=60.0, breaker_max_backoff=60.0) as pool:
+        a.fail("crash", path="/api/chat")  # a check asks another path
+        assert not (await storm(pool, clients=4, each=3)).failed
+        assert states(pool)["a"] is NodeState.OPEN
+        assert "has unexpectedly stopped" in str(pool.show("a").problem)
+        a.heal()
+        await pool.check()
+        assert (states(pool)["a"], pool.show("a").problem) == (NodeState.HEALTHY, None)
+
+
 async def test_one_failed_request_makes_the_pool_look_at_the_node(pool_over: MakePool) -> None:
     a, b = nodes(2)
     async with a, b, pool_over([a, b], health_interval=60.0, policy="round_robin", breaker_failures=1000) as pool:
