@@ -74,6 +74,8 @@ class Services:
         problems = [problem for room in rooms for problem in room.problems]
         if self.secrets.problem is not None:
             problems.append(self.secrets.problem)
+        if self.gateway.answers.problem is not None:
+            problems.append(self.gateway.answers.problem)
         if self.pool.slots_shared is False:
             problems.append("The pool's Redis is away: each gateway keeps to its own part of the slots.")
         return problems
@@ -125,7 +127,7 @@ def _cache(settings: Settings, clock: Clock) -> tuple[Store | None, SemanticInde
     semantic = SemanticIndex(cache.semantic_threshold, cache.semantic_entries) if cache.semantic else None
     if cache.redis_url:
         return RedisStore.from_url(
-            redis_address(cache.redis_url, "cache.redis_url"), cache.ttl_seconds, cache.max_bytes
+            redis_address(cache.redis_url, "cache.redis_url"), cache.ttl_seconds, cache.max_bytes, clock.monotonic
         ), semantic
     return MemoryStore(cache.max_bytes, cache.ttl_seconds, clock.monotonic), semantic
 

@@ -1,9 +1,11 @@
 """The parts of the cache alone: time, size, likeness, and a Redis that goes away."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from tests.support.redis_server import redis_server
 
 from deployment.engines import Call
@@ -101,7 +103,7 @@ def test_the_nearest_question_is_found_if_it_is_near_enough() -> None:
 
 async def test_redis_keeps_answers_and_its_loss_is_no_failure() -> None:
     with redis_server() as server:
-        store = RedisStore.from_url(server.url, 0.2, 1000)
+        store = RedisStore.from_url(server.url, 0.2, 1000, time.monotonic)
         assert await store.get(b"k") is None
         await store.put(b"k", b"v")
         assert await store.get(b"k") == b"v"
@@ -113,3 +115,23 @@ async def test_redis_keeps_answers_and_its_loss_is_no_failure() -> None:
         await store.put(b"k", b"v")
         assert await store.get(b"k") is None
         await store.close()
+
+
+async def test_not_every_request_waits_for_a_redis_that_hangs() -> None:
+    now = [0.0]
+    with redis_server() as server, capture_logs() as logs:
+        store = RedisStore.from_url(server.url, 60.0, 1000, lambda: now[0])
+        await store.put(b"k", b"v")
+        server.freeze()
+        try:
+            async with asyncio.timeout(5):  # each by itself would wait a quarter of a second
+                for _ in range(100):
+                    assert await store.get(b"k") is None
+            assert "does not answer" in str(store.problem)
+        finally:
+            server.thaw()
+        now[0] += 1.5
+        assert await store.get(b"k") == b"v"
+        assert store.problem is None
+        await store.close()
+    assert [log["log_level"] for log in logs] == ["warning", "info"]

@@ -89,7 +89,15 @@ async def test_readiness_follows_the_drain(gate: Gate) -> None:
 
 
 async def test_a_redis_that_is_away_is_told_in_health() -> None:
+    question = {"prompt": "Hello", "temperature": 0}
     async with FakeNode() as node:
+        with redis_server() as server:
+            async with gate_before(node, cache={"redis_url": server.url}) as gate:
+                assert (await gate.http.post("/generate", json=question)).status_code == 200
+                server.kill()
+                assert (await gate.http.post("/generate", json=question)).status_code == 200
+                health = (await gate.http.get("/health")).json()
+                assert (health["status"], "cache" in health["degraded"][0]) == ("ok", True)
         with redis_server() as server:
             async with gate_before(node, pool={"redis_url": server.url, "lease_seconds": 1}) as gate:
                 assert "degraded" not in (await gate.http.get("/health")).json()

@@ -38,6 +38,11 @@ class Answers:
         self._pool, self._store, self._semantic, self._lookups = pool, store, semantic, lookups
         self._running: dict[bytes, Shared] = {}
 
+    @property
+    def problem(self) -> str | None:
+        """Why no answer is kept now, for /health."""
+        return None if self._store is None else self._store.problem
+
     async def close(self) -> None:
         """Let go of the store."""
         if self._store is not None:

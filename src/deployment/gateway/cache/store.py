@@ -1,8 +1,7 @@
 """Where answers are kept: in this process, or in a Redis that several gateways share."""
 
-import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol, Self
 
 import structlog
@@ -14,11 +13,18 @@ if TYPE_CHECKING:
 
 _OVERHEAD_BYTES = 200  # of an entry, beside its value
 _TIMEOUT_S = 0.25  # a cache that takes longer is no help
+_RETRY_S = 1.0
+"""How long Redis is left alone after it failed."""
 _log = structlog.get_logger("cache")
 
 
 class Store(Protocol):
     """Keys of 32 bytes, values of any size."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing is kept now, for /health."""
+        ...
 
     async def get(self, key: bytes) -> bytes | None:
         """The value, unless it is not there or too old. Never raises: a store that is gone holds nothing."""
@@ -40,6 +46,11 @@ class MemoryStore:
         self._max_bytes, self._ttl_s, self._monotonic = max_bytes, ttl_s, monotonic
         self._entries: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         self.held_bytes = 0
+
+    @property
+    def problem(self) -> str | None:
+        """Memory is always there."""
+        return None
 
     async def get(self, key: bytes) -> bytes | None:
         """The value, and it was used now."""
@@ -74,13 +85,17 @@ class MemoryStore:
 
 
 class RedisStore:
-    """Shared between gateways. A Redis that is slow or gone counts as empty: it must not fail an inference."""
+    """Shared between gateways. A Redis that is slow or gone counts as empty: it must not fail an inference, nor may
+    each wait for it: one a second tries it again.
+    """
 
-    def __init__(self, redis: "Redis", ttl_s: float, max_value_bytes: int) -> None:
+    def __init__(self, redis: "Redis", ttl_s: float, max_value_bytes: int, monotonic: Callable[[], float]) -> None:
         self._redis, self._ttl_ms, self._max_value_bytes = redis, int(ttl_s * 1000), max_value_bytes
+        self._monotonic = monotonic
+        self._away_until: float | None = None
 
     @classmethod
-    def from_url(cls, url: str, ttl_s: float, max_value_bytes: int) -> Self:
+    def from_url(cls, url: str, ttl_s: float, max_value_bytes: int, monotonic: Callable[[], float]) -> Self:
         """A store at `redis://…`; connects when it is first used. Raises ConfigurationError without the package."""
         try:
             from redis.asyncio import Redis
@@ -89,31 +104,43 @@ class RedisStore:
                 "cache.redis_url needs the package redis.", hint="Install it: pip install 'ramsey[redis]'."
             ) from None
         redis = Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
-        return cls(redis, ttl_s, max_value_bytes)
+        return cls(redis, ttl_s, max_value_bytes, monotonic)
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing is kept now, for /health."""
+        return None if self._away_until is None else "The cache's Redis does not answer: answers are made anew."
 
     async def get(self, key: bytes) -> bytes | None:
         """The value, or None."""
-        with _forgiven():
-            value = await self._redis.get(b"ramsey:cache:" + key)
-            return value if isinstance(value, bytes) else None
-        return None
+        value = await self._asked(lambda: self._redis.get(b"ramsey:cache:" + key))
+        return value if isinstance(value, bytes) else None
 
     async def put(self, key: bytes, value: bytes) -> None:
         """Keep it for the time to live."""
         if len(value) <= self._max_value_bytes:
-            with _forgiven():
-                await self._redis.set(b"ramsey:cache:" + key, value, px=self._ttl_ms)
+            await self._asked(lambda: self._redis.set(b"ramsey:cache:" + key, value, px=self._ttl_ms))
 
     async def close(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
 
+    async def _asked(self, call: Callable[[], Awaitable[object]]) -> object:
+        """What Redis says; None while it is away."""
+        from redis.exceptions import RedisError
 
-@contextlib.contextmanager
-def _forgiven() -> Iterator[None]:
-    from redis.exceptions import RedisError
-
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as error:
-        _log.warning("the cache's Redis does not answer; answers are made anew", reason=str(error))
+        if self._away_until is not None:
+            if self._monotonic() < self._away_until:
+                return None
+            self._away_until = self._monotonic() + _RETRY_S
+        try:
+            answer = await call()
+        except (RedisError, OSError, TimeoutError) as error:
+            if self._away_until is None:
+                _log.warning("the cache's Redis does not answer; answers are made anew", reason=str(error))
+            self._away_until = self._monotonic() + _RETRY_S
+            return None
+        if self._away_until is not None:
+            self._away_until = None
+            _log.info("the cache's Redis answers again")
+        return answer
