@@ -80,7 +80,7 @@ def fit(candidates: Iterable[Candidate], ask: Ask, region: str | None) -> list[C
 
     Draining and excluded ones never. Of the others the least bad: healthy and holding the release, else not
     healthy, else without the release: when all are bad, trying beats refusing. Of those the own region, unless
-    it is full.
+    it is full, or has yet to load what another has loaded.
     """
     open_to = [c for c in candidates if not c.draining and c.name not in ask.excluded]
     if not open_to:
@@ -89,7 +89,8 @@ def fit(candidates: Iterable[Candidate], ask: Ask, region: str | None) -> list[C
     open_to = [c for c in open_to if _badness(c) == least]
     if region is not None:
         local = [c for c in open_to if c.region == region]
-        if any(c.free for c in local):
+        free = [c for c in local if c.free]
+        if any(c.loaded for c in free) or (free and not any(c.free and c.loaded for c in open_to)):
             return local
     return open_to
 
@@ -105,6 +106,8 @@ def decide(candidates: Sequence[Candidate], ask: Ask, policy: Policy, waited_s: 
         return Decision(None)
     if len(candidates) == 1:
         return Decision(free[0].name)
+    if not policy.patient:  # it does not weigh a load against a wait
+        free = [c for c in free if c.loaded] or free
     if not policy.patient or len(free) == len(candidates):
         return Decision(_best(free, policy.rank(free, ask))[0].name)
     costs = policy.rank(candidates, ask)

@@ -75,7 +75,10 @@ class Warmer:
             async with contextlib.aclosing(node.client.events("/api/generate", body, timeouts=timeouts)) as events:
                 async for _ in events:
                     pass
-        except EngineError as error:
+        except EngineError as failed:
+            late = self._clock.monotonic() - began >= self._limit_s - 0.01
+            hung = EngineTimeout(f"{release} was not loaded within {self._limit_s:g} s.")
+            error = hung if late and isinstance(failed, EngineTimeout) else failed
             self._metrics.load(node.name, release, error.code)
             _log.warning("load failed", node=node.name, release=release, reason=error.message)
             self._outcomes.failed(node, release, error)

@@ -61,7 +61,7 @@ class Connection:
                 socket, status = await self._exchange(method, path, data, connect_s, None, moved)
                 return status, await read_all(socket, _MAX_UNARY_BYTES, moved)
         except TimeoutError:
-            late = f"did not answer within {limit:g} s" if silence is None else f"stood still for {limit:g} s"
+            late = f"did not answer within {limit:g} s" if silence is None else f"stood still for {limit:.3g} s"
             raise self.noted(EngineTimeout(f"The engine {late}.")) from None
         except OSError as error:
             raise self.noted(unavailable(error)) from None

@@ -41,6 +41,13 @@ FILTERS = [
     ("own region first", [node("a", region="eu"), node("b", region="us")], "a"),
     ("others when it is full", [node("a", region="eu", in_flight=5), node("b", region="us")], "ab"),
     ("others when it is down", [node("a", region="eu", healthy=False), node("b", region="us")], "b"),
+    ("others while it loads", [node("a", region="eu", loaded=False), node("b", region="us")], "ab"),
+    ("not when those load too", [node("a", region="eu", loaded=False), node("b", region="us", loaded=False)], "a"),
+    (
+        "nor when those are full",
+        [node("a", region="eu", loaded=False), node("b", region="us", in_flight=5)],
+        "a",
+    ),
     ("nobody at all", [node("a", draining=True)], ""),
 ]
 
@@ -152,6 +159,16 @@ def test_a_session_stays_and_only_the_lost_node_s_sessions_move() -> None:
     for session, where in home.items():
         now = decide(all_three[:2], Ask("m", session=session), Session(), 0.0).node
         assert now == where or where == "c"
+
+
+@pytest.mark.parametrize(
+    "policy", [LeastOutstanding(), RoundRobin(), Weighted(), RandomOfTwo(random.Random(1)), Session()]
+)
+def test_who_does_not_weigh_a_load_sends_nothing_where_one_goes_on_while_another_is_free(policy: Policy) -> None:
+    cold = node("a", loaded=False)
+    asks = [Ask("m:v1", session=str(number)) for number in range(20)]
+    assert {decide([cold, node("b", in_flight=3)], ask, policy, 0.0).node for ask in asks} == {"b"}
+    assert {decide([cold, node("b", in_flight=5)], ask, policy, 0.0).node for ask in asks} == {"a"}
 
 
 @pytest.mark.parametrize("policy", list(PlacementPolicy))

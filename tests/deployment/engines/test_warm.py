@@ -23,6 +23,9 @@ async def test_a_load_that_hangs_is_given_up_and_others_serve(pool_over: MakePoo
         labels = {"node": "a", "release": RELEASE, "outcome": "engine_timeout"}
         await until(lambda: bool(registry.get_sample_value("ramsey_node_loads_total", labels)))
         await until(lambda: states(pool)["a"] is NodeState.OPEN)
+        error = (await pool.load(RELEASE, ["a"]))["a"]
+        assert error is not None
+        assert error.message == f"{RELEASE} was not loaded within 0.3 s."
 
 
 async def test_an_unload_that_hangs_is_told_with_the_node_and_what_to_do(pool_over: MakePool) -> None:
