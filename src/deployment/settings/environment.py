@@ -34,6 +34,11 @@ def environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def variables_holding(value: str | None) -> list[str]:
+    """The names of our variables that hold it."""
+    return sorted(name for name, held in os.environ.items() if name.startswith("RAMSEY_") and held == value)
+
+
 def api_key() -> SecretStr | None:
     """The key with which the command line calls a gateway."""
     key = os.environ.get("RAMSEY_API_KEY", "").strip()

@@ -1,5 +1,6 @@
 """Reads the settings once, and says what is wrong with them."""
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import SettingsConfigDict, SettingsError
 
 from deployment.errors import ConfigurationError
-from deployment.settings.environment import named_config, refuse_unknown_variables
+from deployment.settings.environment import named_config, refuse_unknown_variables, variables_holding
 from deployment.settings.section import Section
 from deployment.settings.tree import Settings
 from deployment.spelling import misspelt
@@ -48,7 +49,12 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror or error}.") from None
     except SettingsError as error:
-        raise ConfigurationError(f"{error} (lists and tables are given as JSON).") from None
+        names = variables_holding(getattr(error.__cause__, "doc", None))
+        where = f"The variable {' or '.join(names)}" if names else "A variable of the environment"
+        raise ConfigurationError(
+            f"{where} is no JSON{_place(error.__cause__)}.",
+            hint="Lists and tables are given as JSON: names and texts in double quotes, no comma at the end.",
+        ) from None
 
 
 def describe_variables(section: type[BaseModel] | None = None) -> list[str]:
@@ -59,6 +65,11 @@ def describe_variables(section: type[BaseModel] | None = None) -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             names += [f"{name.upper()}__{inner}" for inner in describe_variables(field.annotation)]
     return names
+
+
+def _place(error: BaseException | None) -> str:
+    """Where it is wrong, and why; never the text itself, which may be a secret."""
+    return f": {error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
 
 
 def _explain(error: ValidationError, file: Path | None) -> str:
