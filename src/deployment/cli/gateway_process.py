@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deployment.cli.gateway import Gateway, address
-from deployment.engines import tethered
+from deployment.engines import open_log, tethered
 from deployment.errors import RamseyError, StartupError
 from deployment.settings import Settings
 
@@ -93,8 +93,7 @@ async def gateway_process(
     with contextlib.ExitStack() as files:
         output = None
         if log:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            output = files.enter_context(log.open("wb"))
+            output = files.enter_context(open_log(log, anew=True))
         process = await asyncio.create_subprocess_exec(
             *tethered((sys.executable, spec.origin), variables),
             env=variables,

@@ -109,6 +109,7 @@ def _show_status(found: "Running | None", url: str, problem: str | None, health:
 def _detach(config: Path | None, settings: "Settings", server: dict[str, Any], as_json: bool) -> None:
     """Start `ramsey up` in a session of its own, and show what it says until it is ready."""
     from deployment.cli.claim import already_running, announced, running
+    from deployment.engines import open_log
     from deployment.settings import environment
 
     if other := running(settings.data_dir):
@@ -127,11 +128,7 @@ def _detach(config: Path | None, settings: "Settings", server: dict[str, Any], a
     package = str(Path(__file__).parents[2])
     variables = environment()
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, (package, variables.get("PYTHONPATH"))))
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        output = log.open("wb")
-    except OSError as error:
-        raise StartupError(f"Cannot write {log}: {error.strerror or error}.", hint="Set RAMSEY_DATA_DIR.") from None
+    output = open_log(log, anew=True)
     with output, log.open(encoding="utf-8", errors="replace") as said:
         child = subprocess.Popen(  # noqa: S603 - ourselves
             command, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

@@ -1,7 +1,7 @@
 """The engine pool: many nodes that behave as one."""
 
 from deployment.engines.answer import Answer
-from deployment.engines.launching import Found, Presence, RunningEngine, is_loopback, launch, probe, tethered
+from deployment.engines.launching import Found, Presence, RunningEngine, is_loopback, launch, open_log, probe, tethered
 from deployment.engines.model import MEMORY_LABEL, Call, NodeSpec, NodeState, NodeView, Priority, ReleaseView
 from deployment.engines.pool import EnginePool
 
@@ -20,6 +20,7 @@ __all__ = [
     "RunningEngine",
     "is_loopback",
     "launch",
+    "open_log",
     "probe",
     "tethered",
 ]

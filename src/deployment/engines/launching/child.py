@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,7 +55,7 @@ class Child:
 
     async def _run_until_it_answers(self) -> Found:
         _prepare(self.log_path, Path(self._plan.environment.get("HOME", "/")))
-        with opened(self.log_path) as log:
+        with open_log(self.log_path) as log:
             begin = log.tell()
             process = await self._spawn(log)
         self._process = process
@@ -147,11 +148,17 @@ def _ending(status: int) -> str:
     return signal.Signals(-status).name if status < 0 else f"status {status}"
 
 
-def opened(path: Path) -> BinaryIO:
-    """The file to append to, and its folder made. Raises StartupError where it cannot be written."""
+def open_log(path: Path, *, anew: bool = False) -> BinaryIO:
+    """A log that nobody else may read, to append to or to write anew, and its folder made.
+
+    Raises StartupError where it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("ab")
+        log = open(path, "wb" if anew else "ab", opener=partial(os.open, mode=0o600))  # noqa: SIM115 - the caller's
+        if path.is_file():  # an older one may be open to all; what is no file, /dev/null, stays as it is
+            os.fchmod(log.fileno(), 0o600)
+        return log
     except OSError as error:
         raise StartupError(
             f"Cannot write {path}: {error.strerror or error}.", hint="Mend its rights, or set RAMSEY_DATA_DIR."

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from deployment.engines.launching.child import Child, opened
+from deployment.engines.launching.child import Child, open_log
 from deployment.engines.launching.presence import Found, Presence, is_launchable, probe, wait_while_silent
 from deployment.engines.launching.recipe import plan
 from deployment.errors import StartupError
@@ -126,7 +126,7 @@ async def _only_one(settings: Settings) -> AsyncIterator[None]:
     """One launcher at a time on one data_dir: gateways that start together must not start two engines."""
     loop = asyncio.get_running_loop()
     end = loop.time() + settings.engine.start_timeout
-    with opened(settings.data_dir / "engine.lock") as lock:
+    with open_log(settings.data_dir / "engine.lock") as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
