@@ -1,5 +1,7 @@
 """Outside development a gateway starts only where somebody can be let in."""
 
+from pathlib import Path
+
 from deployment.access.store import AccessStore
 from deployment.clock import Clock
 from deployment.database import Database
@@ -14,9 +16,11 @@ async def require_authentication(settings: Settings, database: Database, clock: 
     """
     if settings.profile is Profile.DEVELOPMENT or settings.access.keys or settings.access.oidc:
         return
+    known = False
     try:
-        await database.upgrade()
-        known = await AccessStore(database).has_usable_key(clock.now())
+        if _is_there(database):  # a look alone makes no file
+            await database.upgrade()
+            known = await AccessStore(database).has_usable_key(clock.now())
     except DatabaseUnavailable:
         return
     if not known:
@@ -24,3 +28,7 @@ async def require_authentication(settings: Settings, database: Database, clock: 
             f"The profile {settings.profile.value} needs authentication, and there is no key.",
             hint="Make one: ramsey keys create --name NAME. Or name a provider of tokens under [[access.oidc]].",
         )
+
+
+def _is_there(database: Database) -> bool:
+    return not database.is_sqlite or Path(database.url.database or "").exists()

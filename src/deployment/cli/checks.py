@@ -1,6 +1,7 @@
 """What `ramsey doctor` looks at. Each check gives what it found, and never fails itself."""
 
 import asyncio
+import errno
 import re
 import shutil
 import socket
@@ -19,12 +20,14 @@ from deployment.cli.gateway import Gateway, address
 from deployment.clock import SystemClock
 from deployment.database import DATABASE_FILE, Database, database_url
 from deployment.engines import Found, Presence, is_loopback, probe
-from deployment.errors import ConfigurationError, RamseyError
+from deployment.errors import ConfigurationError, RamseyError, StartupError
+from deployment.gateway.listener import bind
 from deployment.modelfile import load as load_modelfile
 from deployment.ollama_client import OllamaClient, Timeouts
+from deployment.preflight import refusals
 from deployment.releases import check_model, local_doubts
 from deployment.secret_store import looked_up
-from deployment.settings import EngineKind, Settings, environment, shown_url
+from deployment.settings import EngineKind, Settings, environment, redis_address, shown_url
 
 State = Literal["ok", "warning", "wrong"]
 OLDEST_PYTHON = (3, 11)
@@ -32,6 +35,7 @@ OLDEST_OLLAMA = (0, 20, 3)  # before it, a model file or name can do harm (CVE-2
 _GIB = 1 << 30
 _LIBRARIES = {"libgomp": "libgomp1", "libstdc++": "libstdc++6"}
 _ANSWER_S = 120.0
+_REDIS_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +84,15 @@ def memory(settings: Settings) -> list[Finding]:
 
 
 def disk(settings: Settings) -> list[Finding]:
-    """The data directory can be written, and the models fit beside it."""
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=settings.data_dir):
-            pass
-    except OSError as error:
-        reason = f"{settings.data_dir} cannot be written: {error.strerror or error}"
-        return [Finding("disk", "wrong", reason, "Mend its rights, or set RAMSEY_DATA_DIR.")]
+    """The data directory and its logs can be written, and the models fit beside it."""
+    for folder in (settings.data_dir, _logs(settings)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            reason = f"{folder} cannot be written: {error.strerror or error}"
+            return [Finding("disk", "wrong", reason, "Mend its rights, or set RAMSEY_DATA_DIR.")]
     place = settings.models_dir if settings.models_dir.is_dir() else settings.data_dir
     free = shutil.disk_usage(place).free
     needed = 2 * _weights_size(settings) + _GIB // 4  # an Ollama writes uploaded weights a second time
@@ -103,7 +108,7 @@ def state(settings: Settings) -> list[Finding]:
         return []  # nothing has run here yet
 
     async def look() -> str:
-        database = Database(database_url(settings))
+        database = Database(database_url(looked_up(settings)))
         try:
             await database.check()
         finally:
@@ -114,7 +119,47 @@ def state(settings: Settings) -> list[Finding]:
         return [Finding("state", "ok", asyncio.run(look()))]
     except RamseyError as error:
         detail = "; ".join(getattr(error, "__notes__", ()))
-        return [Finding("state", "wrong", error.message, error.hint or detail)]
+        where = "database.url: " if settings.database.url is not None else ""
+        return [Finding("state", "wrong", f"{where}{error.message}", error.hint or detail)]
+
+
+def start(settings: Settings) -> list[Finding]:
+    """What a gateway refuses to start with."""
+    found = asyncio.run(refusals(settings))
+    return [Finding(name, "wrong", error.message, error.hint or "") for name, error in found.items()]
+
+
+def redis(settings: Settings) -> list[Finding]:
+    """Each Redis answers. Without it gateways go on, each by itself."""
+    try:
+        settings = looked_up(settings)
+        urls = {
+            "limits.redis_url": settings.limits.redis_url,
+            "cache.redis_url": settings.cache.redis_url if settings.cache.enabled else None,
+            "pool.redis_url": settings.pool.redis_url,
+        }
+        given = {name: redis_address(url, name) for name, url in urls.items() if url is not None}
+        return [asyncio.run(_redis(name, url)) for name, url in given.items()]
+    except ConfigurationError:
+        return []  # `start` tells it
+
+
+async def _redis(setting: str, url: str) -> Finding:
+    try:
+        from redis.asyncio import Redis
+        from redis.exceptions import AuthenticationError, RedisError
+    except ModuleNotFoundError:
+        return Finding("redis", "wrong", f"{setting} needs the package redis", "pip install 'ramsey[redis]'")
+    variable = f"RAMSEY_{setting.upper().replace('.', '__')}"
+    try:
+        async with Redis.from_url(url, socket_timeout=_REDIS_S, socket_connect_timeout=_REDIS_S) as client:
+            await client.execute_command("PING")  # type: ignore[no-untyped-call]
+    except AuthenticationError:
+        return Finding("redis", "warning", f"{setting}: Redis refuses the password", f"Correct {variable}.")
+    except (RedisError, OSError, ValueError) as error:
+        text = f"{setting}: Redis at {shown_url(url.partition('?')[0])} does not answer ({type(error).__name__})"
+        return Finding("redis", "warning", text, f"Start it, or correct {variable}; until then each gateway is alone.")
+    return Finding("redis", "ok", f"{setting} answers")
 
 
 def limits(settings: Settings) -> list[Finding]:
@@ -158,8 +203,12 @@ def gateway(settings: Settings) -> list[Finding]:
     try:
         code, health = Gateway(url, timeout_s=5.0, certificate=server.tls_cert).status("/health")
     except RamseyError as error:
-        if not _is_taken(server.host, server.port):
+        try:
+            bind(server).close()
             return [Finding("gateway", "ok", f"does not run; {server.host}:{server.port} is free")]
+        except StartupError as refused:
+            if getattr(refused.__cause__, "errno", None) != errno.EADDRINUSE:
+                return [Finding("gateway", "wrong", refused.message, refused.hint or "")]
         text = f"another program has {server.host}:{server.port} ({error.message})"
         return [Finding("gateway", "wrong", text, "Stop it, or choose another port: ramsey up --port 8001")]
     if "status" not in health:
@@ -236,8 +285,8 @@ def model(settings: Settings) -> list[Finding]:
         return [Finding("model", "ok", "no Modelfile: what the nodes hold is served")]
     try:
         check_model(settings)
-    except ConfigurationError as error:
-        return [Finding("model", "wrong", error.message, error.hint or "")]
+    except ConfigurationError:
+        return []  # `start` tells it
     return [Finding("model", "ok", f"{settings.model.modelfile}, {_weights_size(settings) / 1e6:,.1f} MB")]
 
 
@@ -270,8 +319,10 @@ def _exposure_of_engine(url: str) -> list[Finding]:
 
 
 WITH_SETTINGS: tuple[Callable[[Settings], list[Finding]], ...] = (
+    start,
     disk,
     state,
+    redis,
     limits,
     memory,
     embedded_engine,
@@ -295,14 +346,6 @@ def _weights_size(settings: Settings) -> int:
 
 def _logs(settings: Settings) -> Path:
     return settings.data_dir / "logs"
-
-
-def _is_taken(host: str, port: int) -> bool:
-    try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError:
-        return True
-    return False
 
 
 def _own_address() -> str | None:

@@ -1,5 +1,6 @@
 """`ramsey config`: the settings, as they are, as they should be, and as they are explained."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -39,11 +40,16 @@ def show(context: typer.Context, as_json: Json = False) -> None:
 
 @app.command()
 def check(context: typer.Context, as_json: Json = False) -> None:
-    """Check the settings, and warn of what can hardly be meant. Exit status 2 when they are wrong."""
+    """Check the settings as a start does, and warn of what can hardly be meant. Exit status 2 when they are wrong.
+
+    It is 1 when a file that they name is.
+    """
     from deployment.cli import checks
+    from deployment.preflight import require_startable
     from deployment.settings import config_path
 
     settings = settings_of(context)
+    asyncio.run(require_startable(settings))
     source = config_path(context.obj)
     profile, warnings = settings.profile.value, checks.limits(settings)
     if as_json:
@@ -121,8 +127,8 @@ def _print_table() -> None:
 
     for setting in documented():
         head = f"[bold]{escape(setting.key)}[/bold] = {escape(setting.default)}"
-        console().print(f"{head}  [dim]{setting.variable}[/dim]")
-        console().print(Padding(escape(setting.description), (0, 0, 0, 4), expand=False))
+        console().print(f"{head}  [dim]{setting.variable}[/dim]", soft_wrap=False)
+        console().print(Padding(escape(setting.description), (0, 0, 0, 4), expand=False), soft_wrap=False)
 
 
 def _walk(model: "type[BaseModel]", path: str, variable: str) -> Iterator[Setting]:

@@ -1,6 +1,7 @@
 """What `ramsey up` does: engine, model, gateway, one after the other; then wait, and take all of it down again."""
 
 import asyncio
+import errno
 import os
 import shutil
 import socket
@@ -14,18 +15,17 @@ from typing import Any
 import structlog
 
 from deployment import __version__
-from deployment.access import require_authentication
 from deployment.cli.claim import Claim, Running, claimed
 from deployment.cli.gateway import Gateway, address
 from deployment.cli.gateway_process import GatewayProcess, Interrupts, ending_of, first_of, gateway_process
 from deployment.cli.output import Phases, print_json
 from deployment.clock import SystemClock
-from deployment.database import Database, database_url
 from deployment.engines import RunningEngine, launch
 from deployment.errors import RamseyError, StartupError
+from deployment.gateway.listener import bind
 from deployment.ollama_client import OllamaClient
-from deployment.releases import Release, check_model, deploy
-from deployment.secret_store import looked_up
+from deployment.preflight import require_startable
+from deployment.releases import Release, deploy
 from deployment.settings import Profile, Settings, api_key, environment, shown_url
 
 _ASK_S = 180.0
@@ -60,8 +60,7 @@ async def run(settings: Settings, options: Options) -> int:
     since = SystemClock().now().isoformat()
     with claimed(settings.data_dir, Running(os.getpid(), since, detached=options.detached)) as claim:
         _require_free(settings)
-        check_model(settings)
-        await _require_authentication(settings)
+        await require_startable(settings)  # the gateway would refuse: say so before an engine is started
         async with AsyncExitStack() as stack:
             starting = asyncio.create_task(_start(settings, options, stack, phases, interrupts))
             if await first_of(starting, interrupts.once.wait()):
@@ -159,28 +158,16 @@ def _with_port(settings: Settings) -> Settings:
 def _require_free(settings: Settings) -> None:
     """The gateway's port must be free, before anything is started."""
     server = settings.server
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((server.host, server.port))
-            probe.listen()
-        except OSError as error:
-            who = _who_answers(address(server), server.tls_cert)
-            reason = f"{who} at {server.host}:{server.port}." if who else f"{error.strerror or error}."
-            raise StartupError(
-                f"Cannot listen on {server.host}:{server.port}: {reason}",
-                hint=f"Stop it, or choose another port: ramsey up --port {_next(server.port)}",
-            ) from None
-
-
-async def _require_authentication(settings: Settings) -> None:
-    """The gateway would refuse to start; say so before an engine is started."""
-    database = Database(database_url(looked_up(settings)))
     try:
-        await require_authentication(settings, database, SystemClock())
-    finally:
-        await database.close()
+        bind(server).close()
+    except StartupError as error:
+        if getattr(error.__cause__, "errno", None) != errno.EADDRINUSE:
+            raise
+        who = _who_answers(address(server), server.tls_cert)
+        raise StartupError(
+            f"Cannot listen on {server.host}:{server.port}: {who} at {server.host}:{server.port}.",
+            hint=f"Stop it, or choose another port: ramsey up --port {_next(server.port)}",
+        ) from None
 
 
 def _who_answers(url: str, certificate: Path | None) -> str:

@@ -37,12 +37,16 @@ class Privacy:
         """The admin API."""
         return privacy_routes(self.service, authenticator)
 
+    def check(self) -> None:
+        """Raise ConfigurationError for a key that is none: with it, all that is to be kept would be lost."""
+        self._sealer.check()
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep and expire in the background until the end. The access room has migrated the database before.
 
-        Raises ConfigurationError for a key that is none: with it, all that is to be kept would be lost.
+        Raises ConfigurationError as `check` does.
         """
-        self._sealer.check()
+        self.check()
         async with self.keeper.running():
             yield

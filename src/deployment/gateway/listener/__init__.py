@@ -3,6 +3,15 @@
 from deployment.gateway.listener.connection import CallerConnection, connection_of
 from deployment.gateway.listener.headers import fixed_headers
 from deployment.gateway.listener.proxies import TrustedProxies
-from deployment.gateway.listener.server import listen, server_config
+from deployment.gateway.listener.server import bind, listen, load_certificates, server_config
 
-__all__ = ["CallerConnection", "TrustedProxies", "connection_of", "fixed_headers", "listen", "server_config"]
+__all__ = [
+    "CallerConnection",
+    "TrustedProxies",
+    "bind",
+    "connection_of",
+    "fixed_headers",
+    "listen",
+    "load_certificates",
+    "server_config",
+]

@@ -1,5 +1,6 @@
 """The gateway's own socket: uvicorn as we configure it."""
 
+import errno
 import resource
 import socket
 from functools import partial
@@ -27,11 +28,7 @@ _log = structlog.get_logger("listener")
 def server_config(app: ASGIApp, settings: ServerSettings, **others: Any) -> uvicorn.Config:
     """How uvicorn runs `app`. Raises StartupError where the certificate cannot be used."""
     limits = WireLimits(settings.max_connections, settings.slow_head_seconds, settings.slow_client_seconds + 5)
-    if settings.tls_cert is not None:
-        password = settings.tls_key_password
-        certificates = Certificates(
-            settings.tls_cert, settings.tls_key, password.get_secret_value() if password else None
-        )
+    if (certificates := load_certificates(settings)) is not None:
         others["ssl_context_factory"] = lambda _config, _default: certificates.context
         others |= {"callback_notify": certificates.renew, "timeout_notify": _LOOK_FOR_CERTIFICATE_S}
     return uvicorn.Config(
@@ -49,9 +46,22 @@ def server_config(app: ASGIApp, settings: ServerSettings, **others: Any) -> uvic
     )
 
 
+def load_certificates(server: ServerSettings) -> Certificates | None:
+    """What HTTPS is spoken with; None without. Raises StartupError where it cannot be used."""
+    if server.tls_cert is None:
+        return None
+    password = server.tls_key_password
+    return Certificates(server.tls_cert, server.tls_key, password.get_secret_value() if password else None)
+
+
 def listen(server: ServerSettings) -> socket.socket:
-    """The listening socket. Raises StartupError when the address cannot be had."""
+    """The listening socket, with open files enough. Raises StartupError when the address cannot be had."""
     _allow_open_files(server.max_connections)
+    return bind(server)
+
+
+def bind(server: ServerSettings) -> socket.socket:
+    """The listening socket alone. Raises StartupError, its cause beside it, when the address cannot be had."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -68,8 +78,10 @@ def listen(server: ServerSettings) -> socket.socket:
     except OSError as error:
         raise StartupError(
             f"Cannot listen on {server.host}:{server.port}: {error.strerror or error}.",
-            hint="Stop what uses the port, or choose another: RAMSEY_SERVER__PORT=8001.",
-        ) from None
+            hint="Stop what uses the port, or choose another: RAMSEY_SERVER__PORT=8001."
+            if error.errno == errno.EADDRINUSE
+            else "Correct RAMSEY_SERVER__HOST and RAMSEY_SERVER__PORT; a port below 1024 needs the right to it.",
+        ) from error
     return listener
 
 

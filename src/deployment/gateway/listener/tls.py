@@ -60,9 +60,30 @@ class Certificates:
             # Without a password, OpenSSL would ask at the terminal.
             context.load_cert_chain(self._certificate, self._key, password=self._password or "")
         except (OSError, ValueError) as error:
-            raise StartupError(_explained(error, self._certificate, self._key or self._certificate)) from None
+            raise self._explained(error) from None
         self._warn_of_its_end()
         return context
+
+    def _explained(self, error: Exception) -> StartupError:
+        key = self._key or self._certificate
+        content = key.read_bytes()
+        reason = getattr(error, "reason", None) or error
+        if b"PRIVATE KEY-----" not in content:
+            text = f"server.tls_key is not set, and {key} holds no private key."
+            return StartupError(text, hint="Name the key's file: RAMSEY_SERVER__TLS_KEY=/PATH/TO/KEY.pem")
+        if reason == "KEY_VALUES_MISMATCH":
+            text = f"server.tls_key: the key in {key} does not belong to the certificate in {self._certificate}."
+            return StartupError(
+                text, hint="Name the key that the certificate was made for, and its own certificate first."
+            )
+        if b"ENCRYPTED" in content and self._password is None:
+            text = f"server.tls_key: {key} is encrypted, and server.tls_key_password is not set."
+            return StartupError(text, hint="Set RAMSEY_SERVER__TLS_KEY_PASSWORD, for instance to file:/PATH.")
+        if b"ENCRYPTED" in content:
+            text = f"server.tls_key: {key} is encrypted, and server.tls_key_password does not open it."
+            return StartupError(text, hint=f"Try it by hand: openssl pkey -noout -in {key}")
+        text = f"server.tls_cert: {self._certificate} and {key} cannot be used: {reason}."
+        return StartupError(text, hint=f"Look into them: openssl x509 -noout -text -in {self._certificate}")
 
     def _warn_of_its_end(self) -> None:
         try:
@@ -78,25 +99,21 @@ def _stamp(path: Path, name: str) -> tuple[int, int, int]:
     try:
         told = path.stat()
     except OSError as error:
-        raise StartupError(f"{name}: cannot read {path}: {error.strerror or error}.") from None
+        raise _unreadable(path, name, error) from None
     return told.st_mtime_ns, told.st_size, told.st_ino
+
+
+def _unreadable(path: Path, name: str, error: OSError) -> StartupError:
+    hint = f"Correct {name}, or let the user that Ramsey runs as read the file."
+    return StartupError(f"{name}: cannot read {path}: {error.strerror or error}.", hint=hint)
 
 
 def _require_pem(path: Path, name: str) -> None:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise StartupError(f"{name}: cannot read {path}: {error.strerror or error}.") from None
+        raise _unreadable(path, name, error) from None
     what = "a certificate" if name == "server.tls_cert" else "a private key"
     needed = b"CERTIFICATE-----" if name == "server.tls_cert" else b"PRIVATE KEY-----"
     if needed not in content:
         raise StartupError(f"{name}: {path} holds no {what[2:]} in PEM.", hint=f"Name a file with {what} in PEM.")
-
-
-def _explained(error: Exception, certificate: Path, key: Path) -> str:
-    reason = getattr(error, "reason", None) or error
-    if reason == "KEY_VALUES_MISMATCH":
-        return f"server.tls_key: the key in {key} does not belong to the certificate in {certificate}."
-    if b"ENCRYPTED" in key.read_bytes():
-        return f"server.tls_key: {key} is encrypted, and server.tls_key_password does not open it."
-    return f"server.tls_cert: {certificate} and {key} cannot be used: {reason}."

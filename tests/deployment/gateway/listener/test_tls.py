@@ -112,9 +112,9 @@ def test_what_is_wrong_with_the_files_is_told(tmp_path: Path) -> None:
     assert told(key, key) == f"server.tls_cert: {key} holds no certificate in PEM."
     assert told(certificate, certificate) == f"server.tls_key: {certificate} holds no private key in PEM."
     assert f"the key in {other} does not belong to the certificate in {certificate}" in told(certificate, other)
-    assert "server.tls_key_password does not open it" in told(certificate, closed)
+    assert "is encrypted, and server.tls_key_password is not set" in told(certificate, closed)
     assert told(rubbish, key).startswith(f"server.tls_cert: {rubbish} and {key} cannot be used")
-    assert told(certificate).startswith(f"server.tls_cert: {certificate} and {certificate} cannot be used")
+    assert told(certificate) == f"server.tls_key is not set, and {certificate} holds no private key."
 
 
 def test_an_encrypted_key_is_opened_by_its_password(tmp_path: Path) -> None:
