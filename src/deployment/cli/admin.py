@@ -24,6 +24,7 @@ Url = Annotated[
         metavar="URL",
     ),
 ]
+_PAGE = 1000
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -58,6 +59,18 @@ def admin_of(context: typer.Context, url: str | None) -> Admin:
     if url is not None or api_key() is not None:
         return gateway_of(context, url)
     return LocalAdmin(settings_of(context))
+
+
+def all_pages(admin: Admin, path: str, tenant: str | None) -> list[dict[str, Any]]:
+    """All that the pages at `path` list, of one tenant where it is named; each page begins after the last public id."""
+    found: list[dict[str, Any]] = []
+    narrowed = f"&tenant={segment(tenant)}" if tenant else ""
+    while True:
+        after = found[-1]["public_id"] if found else ""
+        page = admin.items(f"{path}?limit={_PAGE}&after={after}{narrowed}")
+        found += page
+        if len(page) < _PAGE:
+            return found
 
 
 class LocalAdmin:

@@ -4,13 +4,12 @@ from typing import Annotated, Any
 
 import typer
 
-from deployment.cli.admin import LocalAdmin, Url, admin_of, moment, plain, segment, shown_time, span
+from deployment.cli.admin import LocalAdmin, Url, admin_of, all_pages, moment, plain, segment, shown_time, span
 from deployment.cli.output import Json, console, print_json, table
 from deployment.errors import ConfigurationError
 
 app = typer.Typer(help="Make, list, rotate and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)
 
-_PAGE = 1000
 _COLOURS = {"active": "green", "expired": "yellow", "revoked": "red"}
 PublicId = Annotated[str, typer.Argument(help="The key's public id, as `ramsey keys list` shows it.", metavar="ID")]
 
@@ -63,15 +62,7 @@ def listed(
     as_json: Json = False,
 ) -> None:
     """List the stored keys, revoked and expired ones included."""
-    admin = admin_of(context, url)
-    keys: list[dict[str, Any]] = []
-    narrowed = f"&tenant={segment(tenant)}" if tenant else ""
-    while True:
-        after = keys[-1]["public_id"] if keys else ""
-        page = admin.items(f"/admin/keys?limit={_PAGE}&after={after}{narrowed}")
-        keys += page
-        if len(page) < _PAGE:
-            break
+    keys = all_pages(admin_of(context, url), "/admin/keys", tenant)
     if as_json:
         print_json(keys)
         return

@@ -1,15 +1,14 @@
 """`ramsey sessions`: browsers that people signed in with."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from deployment.cli.admin import Url, admin_of, plain, segment, shown_time
+from deployment.cli.admin import Url, admin_of, all_pages, plain, segment, shown_time
 from deployment.cli.output import Json, console, print_json, table
 
 app = typer.Typer(help="List and end the sessions of browsers.", no_args_is_help=True, rich_markup_mode=None)
 
-_PAGE = 1000
 _ID_CHARS = 19
 SessionId = Annotated[str, typer.Argument(help="The session's id, as `ramsey sessions list` shows it.", metavar="ID")]
 
@@ -22,15 +21,7 @@ def listed(
     as_json: Json = False,
 ) -> None:
     """List the browsers that people are signed in with."""
-    admin = admin_of(context, url)
-    found: list[dict[str, Any]] = []
-    narrowed = f"&tenant={segment(tenant)}" if tenant else ""
-    while True:
-        after = found[-1]["public_id"] if found else ""
-        page = admin.items(f"/admin/sessions?limit={_PAGE}&after={after}{narrowed}")
-        found += page
-        if len(page) < _PAGE:
-            break
+    found = all_pages(admin_of(context, url), "/admin/sessions", tenant)
     if as_json:
         print_json(found)
         return
