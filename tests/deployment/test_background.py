@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from deployment.background import forever
+from deployment.background import forever, written_behind
+from deployment.errors import DatabaseUnavailable
 from deployment.settings import LogSettings
 from deployment.telemetry import configure_logging
 
@@ -40,3 +41,21 @@ async def test_it_begins_anew_after_what_nobody_expected(capsys: pytest.CaptureF
     assert [(line["event"], line["work"]) for line in told] == [("background_work_failed", "checks of a")] * 2
     assert "AttributeError" in told[0]["exception"]
     assert "CancelledError" in told[1]["exception"]
+
+
+async def test_what_is_written_behind_goes_on_after_faults_and_is_written_once_more_at_the_end() -> None:
+    faults: list[Exception] = [DatabaseUnavailable("It is away."), KeyError("a fault that nobody expected")]
+    written = 0
+    again = asyncio.Event()
+
+    async def step() -> None:
+        nonlocal written
+        if faults:
+            raise faults.pop(0)
+        written += 1
+        again.set()
+
+    async with asyncio.timeout(30), written_behind(step, 0.001, "record"):
+        await again.wait()
+        before = written
+    assert written > before

@@ -8,9 +8,9 @@ from typing import Any
 import structlog
 
 from deployment.access.audit import Act
-from deployment.access.background import written_behind
 from deployment.access.model import Principal
 from deployment.access.store import AccessStore
+from deployment.background import written_behind
 from deployment.clock import Clock
 from deployment.errors import DatabaseUnavailable
 
@@ -51,4 +51,4 @@ class Recorder:
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Write what waits until the end."""
-        return written_behind(self.flush, _EVERY_S)
+        return written_behind(self.flush, _EVERY_S, "record")

@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any
 
 from deployment.access.audit import Act
-from deployment.access.background import written_behind
 from deployment.access.model import Principal
 from deployment.access.store import AccessStore
+from deployment.background import written_behind
 from deployment.clock import Clock
 from deployment.errors import RamseyError
 
@@ -81,7 +81,7 @@ class Refusals:
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Write until the end, and once more then."""
-        return written_behind(self.flush, EVERY_S)
+        return written_behind(self.flush, EVERY_S, "refusals")
 
     def _again(self, unwritten: dict[_Key, _Refused]) -> None:
         """Put back, with what came in the meantime, within the same bound."""

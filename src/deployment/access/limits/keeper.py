@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from deployment.access.background import written_behind
 from deployment.access.limits.memory import MemoryCounters, Spending
 from deployment.access.limits.store import SpendingStore
+from deployment.background import written_behind
 from deployment.clock import Clock
 from deployment.errors import DatabaseUnavailable
 
@@ -77,5 +77,5 @@ class BudgetKeeper:
         """Keep until the end."""
         with contextlib.suppress(DatabaseUnavailable):
             await self.save()
-        async with written_behind(self.save, _EVERY_S):
+        async with written_behind(self.save, _EVERY_S, "budgets"):
             yield

@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 import structlog
 
-from deployment.background import forever
+from deployment.background import going_on
 from deployment.clock import Clock
 from deployment.errors import ProviderUnavailable
 from deployment.settings import OidcProvider
@@ -104,12 +104,8 @@ class Provider:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the keys up to date until the end. A provider that is away doesn't keep us from starting."""
-        loop = asyncio.create_task(forever(self._loop, "keys of a provider"))
-        try:
+        async with going_on(self._loop, "keys of a provider"):
             yield
-        finally:
-            loop.cancel()
-            await asyncio.gather(loop, return_exceptions=True)
 
     async def _loop(self) -> None:
         while True:

@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 import structlog
 
-from deployment.background import forever
+from deployment.background import going_on
 from deployment.database import Database
 from deployment.errors import DatabaseUnavailable
 from deployment.releases.rollout.plan import Webhook
@@ -52,12 +52,8 @@ class Notifier:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Tell in the background until the end."""
-        task = asyncio.create_task(forever(self._loop, "webhooks"))
-        try:
+        async with going_on(self._loop, "webhooks"):
             yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     async def _loop(self) -> None:
         async with aiohttp.ClientSession() as session:

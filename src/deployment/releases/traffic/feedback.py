@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deployment.access import Principal
-from deployment.background import forever
+from deployment.background import going_on
 from deployment.clock import Clock
 from deployment.database import Database
 from deployment.errors import Conflict, DatabaseUnavailable, NotFound
@@ -96,12 +96,8 @@ class FeedbackService:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Look for votes until the end."""
-        loop = asyncio.create_task(forever(self._loop, "votes"))
-        try:
+        async with going_on(self._loop, "votes"):
             yield
-        finally:
-            loop.cancel()
-            await asyncio.gather(loop, return_exceptions=True)
 
     async def _loop(self) -> None:
         while True:
