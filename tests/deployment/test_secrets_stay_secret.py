@@ -21,6 +21,7 @@ from tests.support.stack import ROOT, clean_environment, free_port, wait_for
 
 from deployment.app import create_app
 from deployment.errors import RamseyError
+from deployment.releases.rollout.plan import parse
 from deployment.settings import load
 
 MARK = "mArKeD"
@@ -132,6 +133,10 @@ def asked(url: str, node: FakeNode) -> list[httpx.Response]:
             answers.append(http.get(path, headers=good))
         for path in ("/admin/keys", "/admin/audit", "/admin/limits", "/admin/traffic", "/admin/releases", "/auth/me"):
             answers.append(http.get(path, headers=good))
+        for address in (f"https://hooks.example/{marked('hook')}", f"ftp://hooks.example/{marked('hook')}"):
+            for plan in ({"webhooks": [{"url": address}]}, {"gates": {"webhooks": [address]}}):
+                answers.append(http.post("/admin/rollouts", json={"release": "v1.2", "plan": plan}, headers=good))
+                assert answers[-1].is_error
         for kind in ("error", "close", "not_json", "busy"):
             node.fail(kind)
             answers.append(http.post("/generate", json=ask, headers=good))
@@ -200,6 +205,12 @@ WRONG: list[dict[str, Any]] = [
     {"server": {"tls_key_password": MARK, "tls_cert": "/nowhere"}},
     {"server": {"port": MARK}},
 ]
+
+
+def test_a_plan_shows_no_address_of_a_webhook() -> None:
+    address = f"https://hooks.example/{marked('hook')}"
+    plan = parse({"webhooks": [{"url": address}], "gates": {"webhooks": [address]}})
+    nothing_in(repr(plan) + str(plan), "The plan")
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: "-".join(wrong))

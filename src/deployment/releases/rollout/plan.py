@@ -112,7 +112,7 @@ class GatePlan(Part):
     floor: float = Field(0.0, ge=0, le=1, description="Least share of right answers to the evaluation set.")
     margin: float = Field(0.05, ge=0, le=1, description="How much worse than the current release it may be.")
     webhooks: tuple[str, ...] = Field(
-        (), max_length=10, description="URLs that are asked; any status but 2xx stops it."
+        (), max_length=10, description="URLs that are asked; any status but 2xx stops it.", repr=False
     )
     commands: tuple[tuple[str, ...], ...] = Field(
         (), max_length=10, description="Programs with arguments, run on the leader; any exit status but 0 stops it."
