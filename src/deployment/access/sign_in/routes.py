@@ -65,7 +65,7 @@ def sign_in_routes(desk: Desk) -> APIRouter:
     _way_out(router, desk)
 
     @router.get("", include_in_schema=False, **public())
-    async def home(request: Request, next: Annotated[str | None, Query(max_length=MOST_NEXT)] = None) -> Response:  # noqa: A002
+    async def home(request: Request, next: Annotated[str | None, Query(max_length=MOST_NEXT)] = None) -> Response:  # noqa: A002 - its name
         flow, browsers = desk.parts()
         session = browsers.find(request.scope)
         if session is not None:
@@ -90,7 +90,7 @@ def _way_in(router: APIRouter, desk: Desk) -> None:
     @router.get("/login", summary="Sign in", status_code=303, response_class=RedirectResponse, **public())
     async def login(
         provider: Annotated[str | None, Query(max_length=64, description="Which, where there are several.")] = None,
-        next: Annotated[str, Query(max_length=MOST_NEXT, description="A path here, for afterwards.")] = HOME,  # noqa: A002
+        next: Annotated[str, Query(max_length=MOST_NEXT, description="A path here, for afterwards.")] = HOME,  # noqa: A002 - its name
     ) -> Response:
         """Send the browser to the provider (authorization code, PKCE)."""
         flow, browsers = desk.parts()

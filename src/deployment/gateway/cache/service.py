@@ -97,7 +97,7 @@ class Answers:
     async def _alike(self, call: Call, key: bytes) -> bytes | None:
         """The answer to a question that means the same; and this question is remembered for the next."""
         assert self._semantic is not None  # noqa: S101 - asked before
-        assert self._store is not None  # noqa: S101
+        assert self._store is not None  # noqa: S101 - likewise
         if (split := split_question(call)) is None:
             return None
         scope, question = split

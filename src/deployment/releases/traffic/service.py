@@ -88,11 +88,6 @@ class TrafficService:
         async with self._database.read() as connection:
             return await self._gateways.alive(connection)
 
-    async def applied(self, model: str, version: int) -> tuple[int, int]:
-        """How many gateways have this version of a model's traffic or a newer one, and how many live."""
-        rows = await self.gateways()
-        return sum(row.traffic_version >= version for row in rows), len(rows)
-
     async def nudge(self) -> None:
         """This process takes in what changed, at once."""
         await self._sync.refresh()
