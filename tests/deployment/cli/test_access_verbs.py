@@ -105,6 +105,13 @@ def test_the_record_is_read_and_checked_and_names_the_user(data_dir: Path) -> No
     assert (broken.exit_code, "entry 2 does not fit" in broken.stderr) == (1, True)
 
 
+def test_keys_are_listed_whole_page_by_page(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployment.cli.admin._PAGE", 2)
+    made = {told("keys", "create", "--name", f"app {number}")["public_id"] for number in range(4)}
+    listed = json.loads(run("keys", "list", "--json").stdout)
+    assert [key["public_id"] for key in listed] == sorted(made)
+
+
 def test_a_long_record_is_shown_exported_and_checked_page_by_page(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
