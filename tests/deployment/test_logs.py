@@ -1,7 +1,7 @@
 """The one line of every request, written past structlog."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,9 +19,13 @@ def afterwards() -> Iterator[None]:
     configure_logging(LogSettings())
 
 
+def at_once(call: Callable[[], None]) -> None:
+    call()
+
+
 def test_it_is_what_structlog_would_write(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(LogSettings())
-    info_line("request", "request")(FIELDS)
+    info_line("request", "request", at_once)(FIELDS)
     structlog.get_logger("request").info("request", **FIELDS)
     quick, slow = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     for line in (quick, slow):
@@ -32,13 +36,27 @@ def test_it_is_what_structlog_would_write(capsys: pytest.CaptureFixture[str]) ->
 
 def test_it_keeps_to_the_level(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(LogSettings(level="warning"))
-    info_line("request", "request")({"status": 200})
+    info_line("request", "request", at_once)({"status": 200})
     assert capsys.readouterr().out == ""
 
 
 def test_a_person_at_a_terminal_gets_a_readable_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(LogSettings(), readable=True)
-    info_line("request", "request")({"status": 200})
+    info_line("request", "request", at_once)({"status": 200})
     shown = capsys.readouterr().out
     assert "status" in shown
     assert not shown.startswith("{")
+
+
+def test_lines_of_one_moment_go_out_together(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings())
+    later: list[Callable[[], None]] = []
+    line = info_line("request", "request", later.append)
+    for status in (200, 404):
+        line({"status": status})
+    assert len(later) == 1
+    later.pop()()
+    assert [json.loads(one)["status"] for one in capsys.readouterr().out.splitlines()] == [200, 404]
+    line({"status": 500})
+    later.pop()()
+    assert json.loads(capsys.readouterr().out)["status"] == 500

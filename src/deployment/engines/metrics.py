@@ -7,6 +7,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from deployment.engines.model import NodeState, NodeView, Priority
+from deployment.telemetry import Count, Spread
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -17,18 +18,15 @@ class PoolMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         node = ("node", "release")
-        self._requests = Counter(
-            "ramsey_node_requests_total",
-            "Attempts on a node by their outcome.",
-            (*node, "outcome"),
-            registry=registry,
+        self._requests = Count(
+            "ramsey_node_requests_total", "Attempts on a node by their outcome.", (*node, "outcome"), registry
         )
-        self._first = Histogram(
+        self._first = Spread(
             "ramsey_node_first_token_seconds",
             "From an attempt to its first token; of answers that don't stream, to the answer.",
             node,
-            buckets=_SECONDS,
-            registry=registry,
+            _SECONDS,
+            registry,
         )
         self._loads = Counter(
             "ramsey_node_loads_total",
@@ -67,8 +65,6 @@ class PoolMetrics:
             ("priority", "outcome"),
             registry=registry,
         )
-        self._children: dict[tuple[str, str, str], Counter] = {}
-        self._first_children: dict[tuple[str, str], Histogram] = {}
 
     def watch(
         self,
@@ -80,17 +76,11 @@ class PoolMetrics:
 
     def attempt(self, node: str, release: str, outcome: str) -> None:
         """An attempt ended: ok, cancelled, or an error's code."""
-        key = (node, release, outcome)
-        if (child := self._children.get(key)) is None:
-            child = self._children[key] = self._requests.labels(*key)
-        child.inc()
+        self._requests.add((node, release, outcome))
 
     def first_token(self, node: str, release: str, seconds: float) -> None:
         """The first event of an attempt came."""
-        key = (node, release)
-        if (child := self._first_children.get(key)) is None:
-            child = self._first_children[key] = self._first.labels(*key)
-        child.observe(seconds)
+        self._first.observe((node, release), seconds)
 
     def load(self, node: str, release: str, outcome: str) -> None:
         """A load ended: ok, or an error's code."""
@@ -119,13 +109,6 @@ class PoolMetrics:
     def refused(self, priority: Priority) -> None:
         """The queue was full."""
         self._left.labels(priority.value, "refused").inc()
-
-    def forget(self, node: str) -> None:
-        """The node left the pool; its counters stay, as Prometheus wants it, its handles go."""
-        for key in [key for key in self._children if key[0] == node]:
-            del self._children[key]
-        for pair in [pair for pair in self._first_children if pair[0] == node]:
-            del self._first_children[pair]
 
 
 class _States(Collector):

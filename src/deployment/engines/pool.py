@@ -294,7 +294,6 @@ class EnginePool:
         await self._health.unwatch(node)
         await self._warmer.forget(node)
         await node.client.close()
-        self._metrics.forget(node.name)
 
 
 def configured_nodes(settings: Settings) -> list[NodeSpec]:
