@@ -13,9 +13,20 @@ from deployment import modelfile as modelfiles
 from deployment.errors import ConfigurationError, EngineError, EngineProtocolError, ModelMissing
 from deployment.modelfile import Modelfile
 from deployment.ollama_connection import Connection, Events, Timeouts, encode
-from deployment.ollama_wire import Delta, Done, Event, Generation, collect, error_of, object_of
+from deployment.ollama_wire import Delta, Done, Event, Gathered, Generation, Take, collect, error_of, object_of
 
-__all__ = ["Delta", "Done", "Event", "Events", "Generation", "OllamaClient", "Timeouts", "collect"]
+__all__ = [
+    "Delta",
+    "Done",
+    "Event",
+    "Events",
+    "Gathered",
+    "Generation",
+    "OllamaClient",
+    "Take",
+    "Timeouts",
+    "collect",
+]
 
 _REWRITE_BYTES_PER_S = 20e6
 """A node may write the weights anew while it creates, without a sign of life."""

@@ -1,7 +1,7 @@
 """Ollama's wire format without the wire: lines, events, and which error an answer means. Pure."""
 
 import re
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,24 +99,47 @@ class Generation:
     logprobs: list[dict[str, Any]] = field(default_factory=list)
 
 
+Take = Callable[[Event], Awaitable[None] | None]
+"""Takes an event; returns what to wait for before the next one, mostly nothing. It is called where the event came in,
+by no task: that is what makes a token cheap."""
+
+
+class Gathered:
+    """The events of one answer, joined."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
+        self._tool_calls: list[dict[str, Any]] = []
+        self._logprobs: list[dict[str, Any]] = []
+        self._done: Done | None = None
+
+    def take(self, event: Event) -> None:
+        """The next one."""
+        if isinstance(event, Done):
+            self._done = event
+            return
+        self._texts.append(event.text)
+        if event.thinking:
+            self._thoughts.append(event.thinking)
+        if event.tool_calls:
+            self._tool_calls += event.tool_calls
+        if event.logprobs:
+            self._logprobs += event.logprobs
+
+    def whole(self) -> Generation:
+        """All of it. Raises StreamIncomplete when no Done came."""
+        if self._done is None:
+            raise incomplete()
+        return Generation("".join(self._texts), "".join(self._thoughts), self._done, self._tool_calls, self._logprobs)
+
+
 async def collect(events: AsyncIterable[Event]) -> Generation:
     """Join a stream. Raises StreamIncomplete when no Done came."""
-    texts: list[str] = []
-    thoughts: list[str] = []
-    tool_calls: list[dict[str, Any]] = []
-    logprobs: list[dict[str, Any]] = []
-    done: Done | None = None
+    gathered = Gathered()
     async for event in events:
-        if isinstance(event, Done):
-            done = event
-            continue
-        texts.append(event.text)
-        thoughts.append(event.thinking)
-        tool_calls += event.tool_calls or ()
-        logprobs += event.logprobs or ()
-    if done is None:
-        raise incomplete()
-    return Generation("".join(texts), "".join(thoughts), done, tool_calls, logprobs)
+        gathered.take(event)
+    return gathered.whole()
 
 
 class LineSplitter:

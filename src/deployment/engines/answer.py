@@ -5,7 +5,7 @@ from typing import Self
 
 from deployment.engines.attempt import Attempt
 from deployment.errors import StreamIncomplete
-from deployment.ollama_client import Event
+from deployment.ollama_client import Event, Take
 
 
 class Answer:
@@ -50,6 +50,14 @@ class Answer:
                 raise StreamIncomplete("The answer was closed.")
             raise StopAsyncIteration
         return event
+
+    async def relay(self, take: Take) -> None:
+        """Give every event to `take`, as it comes. Returns after Done; raises as the iteration does."""
+        while self._first:
+            if (slow := take(self._first.popleft())) is not None:
+                await slow
+        if not self._attempt.done:
+            await self._attempt.relay(take)
 
     async def aclose(self) -> None:
         """Give the answer up, or tidy up after its end; may be called again."""

@@ -1,8 +1,8 @@
 """One try of a request on one node: its stream, its slot, its outcome. Each ends exactly once."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from deployment.clock import Clock
@@ -11,7 +11,7 @@ from deployment.engines.metrics import PoolMetrics
 from deployment.engines.outcomes import Outcomes
 from deployment.engines.warm import Warmer
 from deployment.errors import EngineError, EngineTimeout, EngineUnavailable, StreamIncomplete
-from deployment.ollama_client import Done, Event, Events, Timeouts
+from deployment.ollama_client import Done, Event, Events, Take, Timeouts
 
 _SILENT = "The node stopped answering before the first token."
 
@@ -132,13 +132,31 @@ class Attempt:
         except BaseException as error:
             self._end(error)
             raise
+        self._came(event)
+        return event
+
+    async def relay(self, take: Take) -> None:
+        """Give every event to come to `take`, as it comes. Returns after the end marker; raises as `next`."""
+        if self._events is None:
+            raise StreamIncomplete("The answer was closed.")
+
+        def took(event: Event) -> Awaitable[None] | None:
+            self._came(event)
+            return take(event)
+
+        try:
+            await self._events.relay(took)
+        except BaseException as error:
+            self._end(error)
+            raise
+
+    def _came(self, event: Event) -> None:
         now = self._tools.clock.monotonic()
         self.node.progress_at = now
         if self._first_at is None:
             self._first_at = now
         if type(event) is Done:
             self._answered(event, now)
-        return event
 
     async def aclose(self) -> None:
         """End it: after the end marker read the rest, so that the connection serves again; else cut it."""
@@ -170,7 +188,7 @@ class Attempt:
             left = self._plan.limit_s
             self._limited = True
         limits = self._tools.timeouts
-        return None if left > limits.total - 0.5 else replace(limits, total=left)
+        return None if left > limits.total - 0.5 else limits.within(left)
 
     def _answered(self, done: Done, now: float) -> None:
         self.done = True

@@ -50,14 +50,16 @@ class FairQueue(Generic[T]):
     """Entries in the order in which they are to be served."""
 
     def __init__(self, batch_share: int = 10) -> None:
-        self._bands: dict[Priority, _Band[T]] = {priority: _Band() for priority in Priority}
+        self._interactive: _Band[T] = _Band()
+        self._batch: _Band[T] = _Band()
+        self._bands = {Priority.INTERACTIVE: self._interactive, Priority.BATCH: self._batch}
         self._aside: deque[Entry[T]] = deque()
         self._batch_share = batch_share
         self._sequence = 0
         self._turns = 0
 
     def __len__(self) -> int:
-        return len(self._aside) + sum(band.waiting for band in self._bands.values())
+        return len(self._aside) + self._interactive.waiting + self._batch.waiting
 
     def depth(self, priority: Priority) -> int:
         """Entries of a band."""
@@ -122,8 +124,8 @@ class FairQueue(Generic[T]):
             finish[tenant] += difference
 
     def _head(self) -> Entry[T] | None:
-        interactive = self._bands[Priority.INTERACTIVE].head()
-        batch = self._bands[Priority.BATCH].head()
+        interactive = self._interactive.head()
+        batch = self._batch.head()
         if interactive is None or batch is None:
             return interactive or batch
         return batch if self._turns + 1 >= self._batch_share else interactive

@@ -83,8 +83,8 @@ def fit(candidates: Iterable[Candidate], ask: Ask, region: str | None) -> list[C
     it is full, or has yet to load what another has loaded.
     """
     open_to = [c for c in candidates if not c.draining and c.name not in ask.excluded]
-    if not open_to:
-        return []
+    if len(open_to) <= 1:
+        return open_to
     least = min(_badness(c) for c in open_to)
     open_to = [c for c in open_to if _badness(c) == least]
     if region is not None:

@@ -43,8 +43,10 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         elif name == b"content-encoding" and value.lower() != b"identity":
             raise InvalidRequest("Compressed bodies are not accepted.", hint="Send it without Content-Encoding.")
     connection = connection_of(request.scope)
-    if connection is not None and connection.body_is_here:
-        return await _all_of(request.receive, limit)
+    if connection is not None and (body := connection.whole_body()) is not None:
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
     try:
         async with asyncio.timeout(seconds):
             return await _all_of(request.receive, limit)

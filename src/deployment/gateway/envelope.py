@@ -19,7 +19,8 @@ from deployment.errors import Forbidden, InvalidRequest, MethodNotAllowed, NotFo
 from deployment.gateway.encoder import unique_id
 from deployment.gateway.errors_out import dialect_of, error_body
 from deployment.gateway.exchange import CANCELLED
-from deployment.gateway.listener.headers import CSP, NO_PAGE, Header
+from deployment.gateway.listener import connection_of
+from deployment.gateway.listener.headers import CSP, NO_PAGE, Header, lines_of
 from deployment.gateway.listener.proxies import TrustedProxies
 from deployment.gateway.startup import told_plainly
 from deployment.telemetry import Metrics, RequestRecord, info_line
@@ -48,6 +49,7 @@ class Envelope:
         policies by path, where the strict one is not for them."""
         self._app, self._metrics, self._pages = app, metrics, pages or {}
         self._headers = tuple(headers)
+        self._common = lines_of([*self._headers, (CSP, NO_PAGE)])
         self._refused = refused
         self._line: Callable[[dict[str, Any]], None] | None = None  # once logging is set up
         self._proxies = proxies if proxies else None
@@ -61,6 +63,8 @@ class Envelope:
         scope.setdefault("state", {})["record"] = record
         started = time.perf_counter()
         responded = False
+        if (connection := connection_of(scope)) is not None:
+            connection.common = b"x-request-id: %b\r\n%b" % (record.request_id.encode(), self._common)
 
         async def send_with_id(message: Message) -> None:
             nonlocal responded
@@ -73,7 +77,7 @@ class Envelope:
                     message["headers"].append((CSP, self._pages.get(scope["path"], NO_PAGE)))
             await send(message)
 
-        self._metrics.in_flight.inc()
+        self._metrics.in_flight += 1
         try:
             if self._proxies is not None:
                 self._proxies.resolve(scope)
@@ -83,7 +87,7 @@ class Envelope:
         except ClientDisconnect:
             record.status, record.error = CANCELLED, "cancelled"
         except Exception as error:
-            if responded:
+            if responded or (connection is not None and connection.begun):
                 record.error = RamseyError.code
                 _log.exception("unexpected error after the answer began", request_id=record.request_id)
                 raise
@@ -91,7 +95,7 @@ class Envelope:
                 self._refused(error, scope, record.request_id)
             await send_error(send_with_id, scope, receive, record, error)
         finally:
-            self._metrics.in_flight.dec()
+            self._metrics.in_flight -= 1
             self._finish(scope, record, (time.perf_counter() - started) * 1e3)
 
     def _finish(self, scope: Scope, record: RequestRecord, duration_ms: float) -> None:
@@ -100,7 +104,7 @@ class Envelope:
         self._metrics.observe(record, duration_ms)
         if record.endpoint not in _QUIET or record.status >= 500:
             if self._line is None:
-                self._line = info_line("request", "request")
+                self._line = info_line("request", "request", asyncio.get_running_loop().call_soon)
             self._line(record.as_log(duration_ms))
 
 

@@ -2,9 +2,8 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from math import ceil
 from typing import cast
 
@@ -17,11 +16,13 @@ from deployment.access import LimitReached, Limits, ratelimit_headers
 from deployment.errors import Draining, EngineTimeout, RamseyError
 from deployment.gateway.cache import Answers
 from deployment.gateway.errors_out import error_body
-from deployment.gateway.listener import CallerConnection, connection_of
+from deployment.gateway.listener import AsgiConnection, CallerConnection, connection_of
 from deployment.releases import RecentAnswers
 from deployment.telemetry import RequestRecord
 
 CANCELLED = 499  # the caller left before the answer; nobody reads this status but our own log
+_STREAMED = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+"""Nobody between us and the caller may hold pieces back."""
 
 _log = structlog.get_logger("gateway")
 
@@ -97,7 +98,7 @@ class Exchange(Response, ABC):
         self._started = False
         self._cut: RamseyError | None = None
         self._left = False
-        self._connection: CallerConnection | None = None
+        self._caller: CallerConnection
         self._task: asyncio.Task[None] | None = None
         self.background = None
         self.blocked_since = 0.0
@@ -106,10 +107,10 @@ class Exchange(Response, ABC):
         """Answer, unless the caller leaves first."""
         task = self._task = cast("asyncio.Task[None]", asyncio.current_task(self._wire.exchanges.loop))
         self._wire.exchanges.add(self)
-        self._connection = connection_of(scope)
-        forget = self._when_gone(receive)
+        caller = self._caller = connection_of(scope) or AsgiConnection(receive, send)
+        caller.when_gone(self._leave)
         try:
-            await self._run(send)
+            await self._run()
         except asyncio.CancelledError:
             if not self._left and self._cut is None:
                 raise  # the server itself gives this request up
@@ -117,24 +118,16 @@ class Exchange(Response, ABC):
             if self._cut is None:
                 self._record.status, self._record.error = CANCELLED, "cancelled"
             else:
-                await self._fail(send, self._cut)
+                await self._fail(self._cut)
         finally:
             self._task = None
             self._wire.exchanges.discard(self)
-            forget()
+            caller.when_gone(None)
 
     def cut(self, error: RamseyError) -> None:
         """End this exchange from outside, telling the caller why where it still listens."""
         if self._give_up():
             self._cut = error
-
-    def _when_gone(self, receive: Receive) -> Callable[[], object]:
-        """Give up when the caller leaves; returns how to forget that. Our own listener says it, at no cost; under
-        another server a task has to wait for it."""
-        if self._connection is not None:
-            self._connection.when_gone(self._leave)
-            return partial(self._connection.when_gone, None)
-        return asyncio.create_task(_wait_until_gone(receive, self._leave)).cancel
 
     def _leave(self) -> None:
         if self._give_up():
@@ -147,14 +140,14 @@ class Exchange(Response, ABC):
         self._task.cancel()
         return True
 
-    async def _run(self, send: Send) -> None:
+    async def _run(self) -> None:
         try:
-            await self._answer(send)
+            await self._answer()
         except RamseyError as error:
-            await self._fail(send, error)
+            await self._fail(error)
 
     @abstractmethod
-    async def _answer(self, send: Send) -> None: ...
+    async def _answer(self) -> None: ...
 
     def _error_after_start(self, error: RamseyError) -> bytes:
         """What is written when the answer had begun; by default it is just cut."""
@@ -163,33 +156,36 @@ class Exchange(Response, ABC):
     def _elapsed_ms(self) -> float:
         return (self._wire.clock() - self._began) * 1e3
 
-    async def _start(self, send: Send, status: int, media_type: str, length: int | None = None) -> None:
+    async def _start(self, status: int, media_type: str, length: int | None = None) -> None:
         self._record.status = status
         headers = [(b"content-type", media_type.encode())]
         headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in self._extra.items()]
         if length is None:
-            headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        else:
-            headers.append((b"content-length", b"%d" % length))
-        if self._connection is not None:
-            self._connection.join_next()
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+            headers += _STREAMED
         self._started = True
+        if (ready := self._caller.begin(status, headers, length)) is not None:
+            await ready
 
-    async def _send_json(self, send: Send, status: int, body: bytes) -> None:
-        await self._start(send, status, "application/json", len(body))
+    async def _reads_on(self, ready: Awaitable[None]) -> None:
+        """Wait for a caller who reads more slowly than we write."""
         self.blocked_since = self._wire.clock()
-        await send({"type": "http.response.body", "body": body})
+        await ready
         self.blocked_since = 0.0
 
-    async def _fail(self, send: Send, error: RamseyError) -> None:
+    async def _send_json(self, status: int, body: bytes) -> None:
+        await self._start(status, "application/json", len(body))
+        if (ready := self._caller.write(body, more=False)) is not None:
+            await self._reads_on(ready)
+
+    async def _fail(self, error: RamseyError) -> None:
         """Tell the caller: with a status while none was sent, else in the dialect's way, without an end."""
         self._record.error = error.code
         _log.warning("request failed", request_id=self._record.request_id, code=error.code, reason=error.message)
         if self.blocked_since:
-            return  # its socket is full: one more send would wait for ever
+            return  # its socket is full: one more piece would wait for ever
         if self._started:
-            await send({"type": "http.response.body", "body": self._error_after_start(error)})
+            if (ready := self._caller.write(self._error_after_start(error), more=False)) is not None:
+                await ready
             return
         if error.retry_after_s is not None:
             self._extra["retry-after"] = str(max(1, ceil(error.retry_after_s)))
@@ -197,12 +193,4 @@ class Exchange(Response, ABC):
             self._extra |= ratelimit_headers(error.facts, error.limit)
             if error.retry_after_s is None:
                 self._extra["x-should-retry"] = "false"  # OpenAI's clients would ask again, twice
-        await self._send_json(
-            send, error.status, orjson.dumps(error_body(error, self._dialect, self._record.request_id))
-        )
-
-
-async def _wait_until_gone(receive: Receive, call: Callable[[], None]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    call()
+        await self._send_json(error.status, orjson.dumps(error_body(error, self._dialect, self._record.request_id)))

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from starlette.types import Send
-
 from deployment.access import Answer, Principal, ratelimit_headers
 from deployment.engines import Call
 from deployment.errors import RamseyError, StreamIncomplete
@@ -15,7 +13,7 @@ from deployment.gateway.exchange import Exchange, Wire
 from deployment.gateway.inference import Most
 from deployment.gateway.kept import Kept
 from deployment.gateway.observed import Observed
-from deployment.ollama_client import Done, collect
+from deployment.ollama_client import Done, Event, Gathered, Take
 from deployment.telemetry import RequestRecord
 
 _CHARS_PER_TOKEN = 4
@@ -51,11 +49,12 @@ class Generation(Exchange):
         self._principal, self._subject = principal, subject
         self._most, self._answer_field = most, answer_field
         self._pieces = 0
+        self._ended = False
 
-    async def _answer(self, send: Send) -> None:
+    async def _answer(self) -> None:
         record, observed = self._record, self._observed
         try:
-            await self._answer_limited(send)
+            await self._answer_limited()
         except BaseException as error:
             if observed is not None:
                 observed.failed(error, record)
@@ -68,7 +67,7 @@ class Generation(Exchange):
         if self._kept is not None:
             self._kept.succeeded(record)
 
-    async def _answer_limited(self, send: Send) -> None:
+    async def _answer_limited(self) -> None:
         body, record = self._call.body, self._record
         most, answer = sum(self._most), Answer(self._most.answer, self._answer_field)
         with await self._wire.limits.reserve(self._principal, record.model or "", most, answer) as reservation:
@@ -76,7 +75,7 @@ class Generation(Exchange):
                 self._extra |= ratelimit_headers(reservation.facts)
                 body["options"]["num_predict"] = answer.tokens  # what was reserved is a promise
             try:
-                await self._answer_within(send)
+                await self._answer_within()
             except asyncio.CancelledError:
                 if self._cut is None:  # its caller left: what was made until then counts
                     reservation.settle(self._call_chars() // _CHARS_PER_TOKEN, self._pieces)
@@ -87,7 +86,7 @@ class Generation(Exchange):
         body = self._call.body
         return len(body.get("prompt") or "") + sum(len(m.get("content") or "") for m in body.get("messages") or ())
 
-    async def _answer_within(self, send: Send) -> None:
+    async def _answer_within(self) -> None:
         answer = await self._wire.answers.open(self._call, bypass=self._bypass)
         record = self._record
         record.node, record.attempts, record.queue_ms = answer.node, answer.attempts, answer.queue_ms
@@ -97,40 +96,46 @@ class Generation(Exchange):
             self._extra["x-ramsey-node"] = answer.node
         if answer.cache is not None:
             self._extra["x-ramsey-cache"] = answer.cache
-        if self._observed is not None:
-            answer.events = self._observed.over(answer.events, stream=self._call.body["stream"])
-        if self._kept is not None:
-            answer.events = self._kept.over(answer.events)
         try:
             if self._call.body["stream"]:
-                await self._stream(answer, send)
+                await self._stream(answer)
             else:
-                await self._whole(answer, send)
+                await self._whole(answer)
         finally:
             await answer.close()
 
-    async def _stream(self, answer: Opened, send: Send) -> None:
-        encoder, now = self._encoder, self._wire.clock
-        await self._start(send, 200, encoder.media_type)
-        if begin := encoder.begin():
-            await send({"type": "http.response.body", "body": begin, "more_body": True})
-        async for event in answer.events:
-            if isinstance(event, Done):
-                chunk, more = encoder.end(event, self._account(event)), False
-            else:
-                chunk, more = encoder.delta(event), True
-                self._pieces += 1
-            if chunk or not more:
-                self.blocked_since = now()
-                await send({"type": "http.response.body", "body": chunk, "more_body": more})
-                self.blocked_since = 0.0
-            if not more:
-                return
-        raise StreamIncomplete(_NO_END)
+    async def _stream(self, answer: Opened) -> None:
+        encoder = self._encoder
+        await self._start(200, encoder.media_type)
+        if (begin := encoder.begin()) and (ready := self._caller.write(begin, more=True)) is not None:
+            await self._reads_on(ready)
+        await answer.relay(self._looked_at(self._pass_on))
+        if not self._ended:
+            raise StreamIncomplete(_NO_END)
 
-    async def _whole(self, answer: Opened, send: Send) -> None:
-        whole = await collect(answer.events)
-        await self._send_json(send, 200, self._encoder.whole(whole, self._account(whole.done)))
+    def _pass_on(self, event: Event) -> Awaitable[None] | None:
+        if isinstance(event, Done):
+            self._ended = True
+            piece, more = self._encoder.end(event, self._account(event)), False
+        else:
+            self._pieces += 1
+            piece, more = self._encoder.delta(event), True
+        ready = self._caller.write(piece, more=more) if piece or not more else None
+        return None if ready is None else self._reads_on(ready)
+
+    async def _whole(self, answer: Opened) -> None:
+        gathered = Gathered()
+        await answer.relay(self._looked_at(gathered.take))
+        whole = gathered.whole()
+        await self._send_json(200, self._encoder.whole(whole, self._account(whole.done)))
+
+    def _looked_at(self, take: Take) -> Take:
+        """The same taker, measured and kept where somebody asked for that."""
+        if self._kept is not None:
+            take = self._kept.over(take)
+        if self._observed is not None:
+            take = self._observed.over(take, stream=self._call.body["stream"])
+        return take
 
     def _error_after_start(self, error: RamseyError) -> bytes:
         return self._encoder.error(error)
@@ -165,10 +170,10 @@ class Unary(Exchange):
         super().__init__(wire, record, dialect, headers)
         self._ask, self._encode, self._principal, self._most = ask, encode, principal, most_tokens
 
-    async def _answer(self, send: Send) -> None:
+    async def _answer(self) -> None:
         with await self._wire.limits.reserve(self._principal, self._record.model or "", self._most) as reservation:
             self._extra |= ratelimit_headers(reservation.facts)
             result = await self._ask()
             self._record.prompt_tokens = result.get("prompt_eval_count", 0)
             reservation.settle(self._record.prompt_tokens)
-        await self._send_json(send, 200, self._encode(result))
+        await self._send_json(200, self._encode(result))

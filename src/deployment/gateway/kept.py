@@ -1,10 +1,10 @@
 """A conversation that its tenant asked to keep. Others cost nothing."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable
 from typing import Any
 
 from deployment.gateway.inference import Inference
-from deployment.ollama_client import Done, Event
+from deployment.ollama_client import Done, Event, Take
 from deployment.privacy import Keeper
 from deployment.telemetry import RequestRecord
 
@@ -24,13 +24,16 @@ class Kept:
         self._texts: list[str] = []
         self._chars = 0
 
-    async def over(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-        """The same events; their texts are kept, as far as there is room."""
-        async for event in events:
+    def over(self, take: Take) -> Take:
+        """The same taker; the texts that it takes are kept, as far as there is room."""
+
+        def keep(event: Event) -> Awaitable[None] | None:
             if not isinstance(event, Done) and self._chars < _MOST_TEXT:
                 self._texts.append(event.text)
                 self._chars += len(event.text)
-            yield event
+            return take(event)
+
+        return keep
 
     def succeeded(self, record: RequestRecord) -> None:
         """The whole answer was given."""

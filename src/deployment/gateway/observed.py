@@ -1,12 +1,11 @@
 """A request that somebody looks at: judged in a rollout, or mirrored to another release. Others cost nothing more."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Self
+from collections.abc import Awaitable, Callable, Mapping
 
 from deployment.engines import Call
 from deployment.gateway.cache import MISS
-from deployment.ollama_client import Done, Event
+from deployment.ollama_client import Done, Event, Take
 from deployment.releases import MainAnswer, Recorder, Shadows, Split, Watch, is_failure
 from deployment.telemetry import RequestRecord
 
@@ -30,31 +29,30 @@ class Observed:
         self._node_s = 0.0
         self._texts: list[str] | None = [] if mirror is not None else None
         self._done: Done | None = None
-        self._events: AsyncIterator[Event]
-        self._begun = False
+        self._waits_since: float | None = None
         self._now = asyncio.get_running_loop().time
 
-    def over(self, events: AsyncIterator[Event], *, stream: bool) -> AsyncIterator[Event]:
-        """The same events, measured. The first of them has come."""
-        self._events = events
+    def over(self, take: Take, *, stream: bool) -> Take:
+        """The same taker, measured. The first event has come."""
         if self._watch is not None and stream:
             self._recorder.answered(self._watch)
-        return self
 
-    def __aiter__(self) -> Self:
-        return self
+        def measured(event: Event) -> Awaitable[None] | None:
+            if self._waits_since is not None:
+                self._node_s += self._now() - self._waits_since
+            if isinstance(event, Done):
+                self._done = event
+            elif self._texts is not None:
+                self._texts.append(event.text)
+            slow = take(event)
+            self._waits_since = self._now()
+            return None if slow is None else self._after(slow)
 
-    async def __anext__(self) -> Event:
-        began = self._now()
-        event = await anext(self._events)
-        if self._begun:
-            self._node_s += self._now() - began
-        self._begun = True
-        if isinstance(event, Done):
-            self._done = event
-        elif self._texts is not None:
-            self._texts.append(event.text)
-        return event
+        return measured
+
+    async def _after(self, slow: Awaitable[None]) -> None:
+        await slow
+        self._waits_since = self._now()
 
     def succeeded(self, record: RequestRecord) -> None:
         """The whole answer was given."""

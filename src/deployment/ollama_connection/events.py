@@ -8,7 +8,7 @@ from deployment.ollama_connection.answer import Answer, read_all, unavailable
 from deployment.ollama_connection.node_socket import NodeSocket
 from deployment.ollama_connection.sockets import Sockets
 from deployment.ollama_connection.timeouts import Timeouts, Watch
-from deployment.ollama_wire import Event, error_of
+from deployment.ollama_wire import Event, Take, error_of
 
 _MAX_ERROR_BYTES = 64 * 1024
 
@@ -69,6 +69,22 @@ class Events:
         if len(events) > 1:
             self._ready = events[:0:-1]
         return events[0]
+
+    async def relay(self, take: Take) -> None:
+        """Give every event to come to `take`, from the loop itself: no task wakes for a token. Returns after Done, or
+        raises as the iteration does; what `take` raises, too."""
+        try:
+            answer = self._answer or await self._begin()
+            while self._ready:
+                if (slow := take(self._ready.pop())) is not None:
+                    await slow
+            await answer.relay(take)
+        except (OSError, EngineError) as error:
+            self._end()
+            raise self._sockets.noted(self._meaning(error)) from None
+        except BaseException:
+            self._end()
+            raise
 
     async def aclose(self) -> None:
         """Give the rest up."""

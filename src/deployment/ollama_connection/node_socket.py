@@ -5,6 +5,7 @@ The parser is llhttp, as in the listener.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
@@ -40,6 +41,7 @@ class NodeSocket(asyncio.Protocol):
         "_framed",
         "_head_bytes",
         "_interim",
+        "_into",
         "_keeps",
         "_loop",
         "_parser",
@@ -63,6 +65,7 @@ class NodeSocket(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._pieces: list[bytes] = []
+        self._into: Callable[[bytes], bool] | None = None
         self._paused = False
         self._ended = True
         self._keeps = True
@@ -126,6 +129,30 @@ class NodeSocket(asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             await self._wait()
+        return self._taken()
+
+    async def pour(self, into: Callable[[bytes], bool]) -> None:
+        """Give each piece of the body to `into` as it comes, until that returns False or the body ends.
+
+        `into` is called from the loop itself: no task wakes for a piece. Raises as `read`, and what `into` raises.
+        """
+        while self._pieces:
+            if not into(self._taken()):
+                return
+        if self._ended:
+            return
+        if self._error is not None:
+            raise self._error
+        self._into = into
+        try:
+            await self._wait()
+        finally:
+            self._into = None
+        if self._error is not None and not self._pieces:
+            raise self._error
+
+    def _taken(self) -> bytes:
+        pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self._size = 0
@@ -169,8 +196,17 @@ class NodeSocket(asyncio.Protocol):
             self._waiter = None
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if self._into is not None and self._pieces:
+            try:
+                if self._into(self._taken()) and not self._ended and self._error is None:
+                    return
+            except Exception as error:
+                waiter.set_exception(error)
+                return
+        waiter.set_result(None)
 
     def _fail(self, error: OSError) -> None:
         if not self._ended and self._error is None:

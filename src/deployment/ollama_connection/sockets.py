@@ -4,6 +4,7 @@ import asyncio
 import base64
 import ipaddress
 import ssl
+from functools import lru_cache
 from socket import EAI_AGAIN, SOCK_STREAM
 from urllib.parse import quote
 
@@ -54,7 +55,7 @@ class Sockets:
     def request(self, method: str, path: str, length: int | None, content_type: str) -> bytes:
         """The head of a request with a body of `length` bytes; None for no body."""
         body = "" if length is None else f"Content-Type: {content_type}\r\nContent-Length: {length}\r\n"
-        return f"{method} {self._base}{quote(path, safe='/:')} HTTP/1.1\r\n{self._headers}\r\n{body}\r\n".encode()
+        return f"{method} {self._base}{_quoted(path)} HTTP/1.1\r\n{self._headers}\r\n{body}\r\n".encode()
 
     async def take(self, connect_s: float, *, new: bool = False) -> NodeSocket:
         """A connection for one request: the one that was idle for the shortest time, or a `new` one.
@@ -157,6 +158,11 @@ class Sockets:
                 socket.abort()
         self._idle = kept
         self._sweep = loop.call_later(_KEEP_IDLE_S, self._close_idle) if kept else None
+
+
+@lru_cache(maxsize=256)
+def _quoted(path: str) -> str:
+    return quote(path, safe="/:")
 
 
 def is_address(host: str) -> bool:

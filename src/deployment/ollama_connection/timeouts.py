@@ -1,14 +1,13 @@
 """How long a node may take, and who watches it."""
 
 import asyncio
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from deployment.errors import EngineTimeout
 from deployment.ollama_connection.node_socket import NodeSocket
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(NamedTuple):
     """How long a node may take, in seconds: to connect, to its first token, between tokens, in all.
 
     An answer that is not streamed comes in one piece, so that only `connect` and `total` bound it.
@@ -18,6 +17,10 @@ class Timeouts:
     first_token: float = 120.0
     token: float = 30.0
     total: float = 600.0
+
+    def within(self, total: float) -> "Timeouts":
+        """The same with another total."""
+        return Timeouts(self.connect, self.first_token, self.token, total)
 
 
 class Watch:

@@ -1,6 +1,6 @@
 """Opens an answer: from the cache, together with others who ask the same, or from the pool."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from deployment.gateway.cache.keys import is_deterministic, key_of, split_questi
 from deployment.gateway.cache.semantic import SemanticIndex
 from deployment.gateway.cache.shared import Shared
 from deployment.gateway.cache.store import Store
-from deployment.ollama_client import Event
+from deployment.ollama_client import Event, Take
 from deployment.ollama_wire import delta_of, end_of
 
 MISS, HIT, COALESCED, SEMANTIC = "miss", "hit", "coalesced", "semantic"
@@ -23,7 +23,8 @@ MISS, HIT, COALESCED, SEMANTIC = "miss", "hit", "coalesced", "semantic"
 class Opened:
     """An answer whose first event is there. `cache` says where from; None where caching was out of the question."""
 
-    events: AsyncIterator[Event]
+    relay: Callable[[Take], Awaitable[None]]
+    """Gives every event to who takes it, as it comes. Returns after Done, or raises what keeps it from coming."""
     close: Callable[[], Awaitable[None]]
     node: str | None
     attempts: int
@@ -52,7 +53,7 @@ class Answers:
         """The answer of a call. Raises what the pool raises."""
         if self._store is None or bypass or not is_deterministic(call):
             answer = await self._pool.open(call)
-            return Opened(aiter(answer), answer.aclose, answer.node, answer.attempts, answer.queue_ms, None)
+            return Opened(answer.relay, answer.aclose, answer.node, answer.attempts, answer.queue_ms, None)
         key = key_of(call)
         if (running := self._running.get(key)) is not None:
             return await self._along(running, COALESCED)
@@ -82,17 +83,18 @@ class Answers:
             await shared.leave()
             raise
         answer = shared.answer
-        return Opened(shared.read(), shared.leave, answer.node, answer.attempts, answer.queue_ms, label)
+        return Opened(shared.relay, shared.leave, answer.node, answer.attempts, answer.queue_ms, label)
 
     def _kept(self, value: bytes, label: str) -> Opened:
         self._lookups.labels(label).inc()
         events = _events_of(orjson.loads(value))
 
-        async def read() -> AsyncIterator[Event]:
+        async def relay(take: Take) -> None:
             for event in events:
-                yield event
+                if (slow := take(event)) is not None:
+                    await slow
 
-        return Opened(read(), _nothing, None, 0, 0.0, label)
+        return Opened(relay, _nothing, None, 0, 0.0, label)
 
     async def _alike(self, call: Call, key: bytes) -> bytes | None:
         """The answer to a question that means the same; and this question is remembered for the next."""

@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 from deployment.engines import Answer, Call, EnginePool
-from deployment.ollama_client import Done, Event
+from deployment.ollama_client import Done, Event, Take
 
 
 class Shared:
@@ -48,14 +48,15 @@ class Shared:
                 raise self._error or asyncio.CancelledError
             await self._wait()
 
-    async def read(self) -> AsyncIterator[Event]:
-        """Every event from the first on; raises where the generation did."""
+    async def relay(self, take: Take) -> None:
+        """Give every event to `take`, from the first on; raises where the generation did."""
         position = 0
         while True:
             while position < len(self.events):
                 event = self.events[position]
                 position += 1
-                yield event
+                if (slow := take(event)) is not None:
+                    await slow
             if self._over:
                 if self._error is not None:
                     raise self._error
@@ -66,9 +67,7 @@ class Shared:
         try:
             self._answer = await self._pool.open(self._call)
             try:
-                async for event in self._answer:
-                    self.events.append(event)
-                    self._wake()
+                await self._answer.relay(self._take)
             finally:
                 await self._answer.aclose()
         except Exception as error:  # handed to every reader
@@ -81,6 +80,10 @@ class Shared:
                     await self._keep(self.events)
             finally:
                 self._ended()  # after it was kept, so that nobody finds it in neither place
+
+    def _take(self, event: Event) -> None:
+        self.events.append(event)
+        self._wake()
 
     async def _wait(self) -> None:
         future = asyncio.get_running_loop().create_future()

@@ -1,5 +1,7 @@
 """Headers that every answer carries."""
 
+from collections.abc import Iterable
+
 from deployment.settings import ServerSettings
 
 Header = tuple[bytes, bytes]
@@ -15,3 +17,8 @@ def fixed_headers(settings: ServerSettings) -> tuple[Header, ...]:
     if settings.tls_cert is not None and settings.hsts_seconds:
         headers.append((b"strict-transport-security", b"max-age=%d" % settings.hsts_seconds))
     return tuple(headers)
+
+
+def lines_of(headers: Iterable[Header]) -> bytes:
+    """Headers as the lines of an answer's head."""
+    return b"".join(b"%b: %b\r\n" % header for header in headers)

@@ -5,17 +5,19 @@ The parser (llhttp) refuses by itself what is ambiguous: two lengths, a length b
 
 import asyncio
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+from urllib.parse import unquote
 
+import httptools
 import orjson
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from deployment.errors import InvalidRequest, RamseyError, RequestTimeout
 from deployment.gateway.errors_out import dialect_of, error_body
 from deployment.gateway.listener.connection import EXTENSION
-from deployment.gateway.listener.joining import JoiningTransport
+from deployment.gateway.listener.cycle import Cycle
 
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_HEADERS = 100
@@ -66,29 +68,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = self._hosts = 0
         self._coding: bytes | None = None
         self._refusal: RamseyError | None = None
-        self._gone = False
-        self._extensions = {EXTENSION: self}
-        self._on_gone: Callable[[], None] | None = None
-
-    @property
-    def body_is_here(self) -> bool:
-        """See CallerConnection. Where requests are pipelined, `cycle` is the last: those before it are whole."""
-        return not self.cycle.more_body
-
-    def when_gone(self, call: Callable[[], None] | None) -> None:
-        """See CallerConnection."""
-        self._on_gone = call
-        if call is not None and self._gone:
-            call()
-
-    def join_next(self) -> None:
-        """See CallerConnection."""
-        self._joining.join_next()
+        self._answering: Cycle | None = None
+        self._idle_since: float | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection; beyond the limit, its first request is answered with 503."""
-        self._joining = JoiningTransport(transport)
-        super().connection_made(self._joining)  # type: ignore[arg-type]
+        super().connection_made(transport)
         count, limit = len(self.connections), self._limits.connections
         self._surplus = count > limit
         if count > limit + _SPARE + limit // 10:
@@ -99,11 +85,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""
         self._no_deadline()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         super().connection_lost(exc)
-        self._gone = True
-        if self._on_gone is not None:
-            self._on_gone()
-            self._on_gone = None
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.lost()
 
     def data_received(self, data: bytes) -> None:
         """Parse a piece of a request, unless this connection was refused already."""
@@ -128,7 +114,6 @@ class BoundedProtocol(HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         self._in_head, self._head_bytes, self._hosts, self._coding = True, 0, 0, None
-        self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]
 
     def on_url(self, url: bytes) -> None:
         """A part of its URL."""
@@ -139,14 +124,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, whole. One that comes behind the body is none: nobody in front of us has seen it."""
         self._head_bytes += len(name) + len(value)
+        name = name.lower()
         if self._in_head:
-            super().on_header(name, value)
+            self.headers.append((name, value))
         if len(self.headers) > _MAX_HEADERS or self._head_bytes > _MAX_HEAD_BYTES:
             self._stop(_head_too_large())
-        if len(name) == 4 and name.lower() == b"host":
+        if name == b"host":
             self._hosts += 1
-        elif len(name) == 17 and name.lower() == b"transfer-encoding":
+        elif name == b"transfer-encoding":
             self._coding = value.strip().lower()
+        elif name == b"expect" and self._in_head and value.lower() == b"100-continue":
+            self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:
         """The head is there: the application begins."""
@@ -163,19 +151,80 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop(InvalidRequest("Of transfer codings, only chunked is taken, and only with HTTP/1.1."))
         if b"%" in self.url and _MISLEADING.search(self.url):
             self._stop(InvalidRequest("The URL has an encoded slash, backslash or control character."))
-        super().on_headers_complete()
         self._in_body = True
+        self._begin(version)
+
+    def _begin(self, version: str) -> None:
+        """Uvicorn's own end of `on_headers_complete`, with a cycle of ours."""
+        url, scope = httptools.parse_url(self.url), self.scope
+        path = url.path.decode("ascii")
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
+        scope["raw_path"] = self.root_path.encode("ascii") + url.path
+        scope["query_string"] = url.query or b""
+        previous = self.cycle
+        self.cycle = cycle = Cycle(
+            scope,
+            self.transport,
+            self.flow,
+            self.logger,
+            self.access_logger,
+            False,
+            self.server_state.default_headers,
+            asyncio.Event(),
+            self.expect_100_continue,
+            version != "1.0" and self.parser.should_keep_alive(),
+            self.on_response_complete,
+        )
+        scope["extensions"] = {EXTENSION: cycle}  # type: ignore[dict-item]
+        if previous is None or previous.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:  # pipelined: in turn
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cast(Cycle, cycle)
+        super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
         """The body is there."""
         self._in_body = False
         self._no_deadline()
         super().on_message_complete()
-        if self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None:
-            # Answered before its body had come: from now on the connection is idle.
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+        if self.cycle is not None and self.cycle.response_complete and self._idle_since is None:
+            self._idle()  # answered before its body had come
+
+    def on_response_complete(self) -> None:
+        """An answer is written: the next request, or nothing to do for a while."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle()
+
+    def _idle(self) -> None:
+        """From now on. The timer of an earlier time serves again: one for each request would cost more."""
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_whether_idle)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
+
+    def _look_whether_idle(self) -> None:
+        self._idle_timer = None
+        if self._idle_since is None or self.transport.is_closing():
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left <= 0:
+            self.transport.close()
+        else:
+            self._idle_timer = self.loop.call_later(left, self._look_whether_idle)
 
     def _unsupported_upgrade_warning(self) -> None:
         """To another protocol: none is spoken here, and a caller could fill the log with warnings. The request is
