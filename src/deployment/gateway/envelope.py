@@ -63,8 +63,6 @@ class Envelope:
         scope.setdefault("state", {})["record"] = record
         started = time.perf_counter()
         responded = False
-        if (connection := connection_of(scope)) is not None:
-            connection.common = b"x-request-id: %b\r\n%b" % (record.request_id.encode(), self._common)
 
         async def send_with_id(message: Message) -> None:
             nonlocal responded
@@ -77,6 +75,9 @@ class Envelope:
                     message["headers"].append((CSP, self._pages.get(scope["path"], NO_PAGE)))
             await send(message)
 
+        if (connection := connection_of(scope)) is not None:
+            connection.common = b"x-request-id: %b\r\n%b" % (record.request_id.encode(), self._common)
+            connection.outermost = send_with_id
         self._metrics.in_flight += 1
         try:
             if self._proxies is not None:

@@ -16,7 +16,7 @@ from deployment.access import LimitReached, Limits, ratelimit_headers
 from deployment.errors import Draining, EngineTimeout, RamseyError
 from deployment.gateway.cache import Answers
 from deployment.gateway.errors_out import error_body
-from deployment.gateway.listener import AsgiConnection, CallerConnection, connection_of
+from deployment.gateway.listener import CallerConnection, caller_of
 from deployment.releases import RecentAnswers
 from deployment.telemetry import RequestRecord
 
@@ -107,7 +107,7 @@ class Exchange(Response, ABC):
         """Answer, unless the caller leaves first."""
         task = self._task = cast("asyncio.Task[None]", asyncio.current_task(self._wire.exchanges.loop))
         self._wire.exchanges.add(self)
-        caller = self._caller = connection_of(scope) or AsgiConnection(receive, send)
+        caller = self._caller = caller_of(scope, receive, send)
         caller.when_gone(self._leave)
         try:
             await self._run()

@@ -84,6 +84,16 @@ def test_another_sites_page_asks_what_it_may(target: Target) -> None:
             assert not [name for name in answer.headers if name.startswith("access-control-")]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_site_that_may_can_read_an_inference(behind: Target, stream: bool) -> None:
+    body = {"prompt": "Hello", "stream": stream}
+    answer = behind.ask("POST", "/generate", behind.admin, json=body, headers={"origin": "https://app.example"})
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    assert "x-ramsey-release" in answer.headers["access-control-expose-headers"].lower()
+    assert len(answer.headers.get_list("x-request-id")) == 1
+
+
 def test_a_site_beside_the_one_that_may(behind: Target) -> None:
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
     may = behind.ask("OPTIONS", "/generate", headers=asked | {"origin": "https://app.example"})

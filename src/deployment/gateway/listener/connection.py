@@ -37,6 +37,8 @@ class DirectConnection(CallerConnection, Protocol):
 
     common: bytes
     """The lines of the headers that every answer carries."""
+    outermost: Send | None
+    """What ASGI's messages go through when nobody inside adds to them."""
 
     def whole_body(self) -> bytes | None:
         """The body, where it has come to its end; None where `receive` must be asked for it."""
@@ -52,6 +54,12 @@ def connection_of(scope: Scope) -> DirectConnection | None:
     """The connection of an HTTP request, where our own listener took it."""
     extensions = scope.get("extensions")
     return extensions.get(EXTENSION) if extensions else None
+
+
+def caller_of(scope: Scope, receive: Receive, send: Send) -> CallerConnection:
+    """Who is to be answered: past ASGI where we may, which is where nobody wrapped `send` to add to answers (CORS)."""
+    connection = connection_of(scope)
+    return connection if connection is not None and connection.outermost is send else AsgiConnection(receive, send)
 
 
 class AsgiConnection:

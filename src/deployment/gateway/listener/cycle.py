@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from starlette.types import Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from deployment.gateway.listener.headers import Header, lines_of
@@ -14,6 +15,7 @@ class Cycle(RequestResponseCycle):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.common = b""
+        self.outermost: Send | None = None
         self._head = b""
         self._on_gone: Callable[[], None] | None = None
 
