@@ -85,7 +85,7 @@ def test_another_sites_page_asks_what_it_may(target: Target) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_site_that_may_can_read_an_inference(behind: Target, stream: bool) -> None:
+def test_a_good_site_that_may_can_read_an_inference(behind: Target, stream: bool) -> None:
     body = {"prompt": "Hello", "stream": stream}
     answer = behind.ask("POST", "/generate", behind.admin, json=body, headers={"origin": "https://app.example"})
     assert answer.status_code == 200

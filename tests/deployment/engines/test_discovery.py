@@ -10,6 +10,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 import pytest
+import structlog
 from structlog.testing import capture_logs
 from tests.deployment.engines.conftest import MakePool, ask, chat, states, until
 from tests.support.fake_node import FakeNode
@@ -119,6 +120,7 @@ async def test_nodes_come_and_go_and_stay_while_the_name_fails() -> None:
     async def report(specs: list[NodeSpec]) -> None:
         reports.append([spec.name for spec in specs])
 
+    structlog.reset_defaults()  # another test of this process may log errors only
     discovery = Discovery(PoolSettings(dns=("x",), dns_interval=0.01), 4, report, look_up)
     with capture_logs() as logs:
         discovery.start()
