@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from deployment.absence import Absence
 from deployment.access.limits.memory import MemoryCounters
 from deployment.access.limits.model import Charge, Kind, LimitFact, Return, Rule, Verdict
 from deployment.clock import Clock
@@ -20,10 +21,9 @@ from deployment.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+    from redis.commands.core import AsyncScript
 
 _TIMEOUT_S = 1.0
-_RETRY_S = 1.0
-"""How long Redis is left alone after it failed."""
 _CONNECTIONS = 32
 _MOST_OWED = 10_000
 _PREFIX = "ramsey:limit:"
@@ -40,7 +40,7 @@ class SharedCounters:
         self._lease_ms = int(lease_s * 1000)
         self._clock = clock
         self._alone = MemoryCounters(clock, gateways)
-        self._away_until: float | None = None
+        self._away = Absence(clock.monotonic)
         self._places = asyncio.Semaphore(_CONNECTIONS)
         self._owed: deque[tuple[Sequence[Return], str]] = deque(maxlen=_MOST_OWED)
         """What could not be given back while Redis is away."""
@@ -62,11 +62,11 @@ class SharedCounters:
     @property
     def problem(self) -> str | None:
         """Why limits are counted by this gateway alone now, for /health."""
-        return None if self._away_until is None else "Redis does not answer: limits are counted by each gateway."
+        return "Redis does not answer: limits are counted by each gateway." if self._away else None
 
     async def take(self, charges: Sequence[Charge], lease: str) -> Verdict:
         """Take all charges or none, in one round trip."""
-        if self._may_ask():
+        if self._away.may_try():
             keys = [_PREFIX + charge.rule.counter for charge in charges]
             arguments: list[str | int] = [lease, self._lease_ms]
             for charge in charges:
@@ -110,45 +110,33 @@ class SharedCounters:
             return int(rule.window_s * 1000)
         return -max(1, int((rule.ends_at - self._clock.now()).total_seconds() * 1000))
 
-    def _may_ask(self) -> bool:
-        """While Redis is away, one caller a second tries it; the others don't wait."""
-        if self._away_until is None:
-            return True
-        now = self._clock.monotonic()
-        if now < self._away_until:
-            return False
-        self._away_until = now + _RETRY_S
-        return True
-
     async def _give_back(self, returns: Sequence[Return], lease: str) -> None:
         keys = [_PREFIX + item.rule.counter for item in returns]
         arguments: list[str | int] = [lease]
         for item in returns:
             arguments += [_form(item.rule), item.slice, item.amount]
-        if self._away_until is not None or await self._ask(self._return, keys, arguments) is None:
+        if self._away or await self._ask(self._return, keys, arguments) is None:
             self._owed.append((returns, lease))
 
-    async def _ask(self, script: object, keys: list[str], arguments: list[str | int]) -> list[int] | None:
+    async def _ask(self, script: "AsyncScript", keys: list[str], arguments: list[str | int]) -> list[int] | None:
         """None where Redis does not answer. Who waits for a connection meanwhile does not try it again."""
-        looks = self._away_until is not None
+        looks = bool(self._away)
         async with self._places:
-            if self._away_until is not None and not looks:
+            if self._away and not looks:
                 return None
             return await self._ask_now(script, keys, arguments)
 
-    async def _ask_now(self, script: object, keys: list[str], arguments: list[str | int]) -> list[int] | None:
+    async def _ask_now(self, script: "AsyncScript", keys: list[str], arguments: list[str | int]) -> list[int] | None:
         from redis.exceptions import RedisError
 
         try:
-            answer: list[int] = await script(keys=keys, args=arguments)  # type: ignore[operator]
+            answer: list[int] = await script(keys=keys, args=arguments)
         except (RedisError, OSError, TimeoutError) as error:
-            if self._away_until is None:
+            if self._away.begin():
                 self._log.error("limits_alone", problem=str(error), gateways=self._gateways)
-            self._away_until = self._clock.monotonic() + _RETRY_S
             return None
-        if self._away_until is not None:
+        if self._away.end():
             self._log.info("limits_shared_again")
-            self._away_until = None
             owed, self._owed = self._owed, deque(maxlen=_MOST_OWED)
             for returns, lease in owed:
                 self.give_back(returns, lease)

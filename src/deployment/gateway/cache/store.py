@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import structlog
 
+from deployment.absence import Absence
 from deployment.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
 
 _OVERHEAD_BYTES = 200  # of an entry, beside its value
 _TIMEOUT_S = 0.25  # a cache that takes longer is no help
-_RETRY_S = 1.0
-"""How long Redis is left alone after it failed."""
 _log = structlog.get_logger("cache")
 
 
@@ -91,8 +90,7 @@ class RedisStore:
 
     def __init__(self, redis: "Redis", ttl_s: float, max_value_bytes: int, monotonic: Callable[[], float]) -> None:
         self._redis, self._ttl_ms, self._max_value_bytes = redis, int(ttl_s * 1000), max_value_bytes
-        self._monotonic = monotonic
-        self._away_until: float | None = None
+        self._away = Absence(monotonic)
 
     @classmethod
     def from_url(cls, url: str, ttl_s: float, max_value_bytes: int, monotonic: Callable[[], float]) -> Self:
@@ -109,7 +107,7 @@ class RedisStore:
     @property
     def problem(self) -> str | None:
         """Why nothing is kept now, for /health."""
-        return None if self._away_until is None else "The cache's Redis does not answer: answers are made anew."
+        return "The cache's Redis does not answer: answers are made anew." if self._away else None
 
     async def get(self, key: bytes) -> bytes | None:
         """The value, or None."""
@@ -129,18 +127,14 @@ class RedisStore:
         """What Redis says; None while it is away."""
         from redis.exceptions import RedisError
 
-        if self._away_until is not None:
-            if self._monotonic() < self._away_until:
-                return None
-            self._away_until = self._monotonic() + _RETRY_S
+        if not self._away.may_try():
+            return None
         try:
             answer = await call()
         except (RedisError, OSError, TimeoutError) as error:
-            if self._away_until is None:
+            if self._away.begin():
                 _log.warning("the cache's Redis does not answer; answers are made anew", reason=str(error))
-            self._away_until = self._monotonic() + _RETRY_S
             return None
-        if self._away_until is not None:
-            self._away_until = None
+        if self._away.end():
             _log.info("the cache's Redis answers again")
         return answer
