@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import structlog
 from pydantic import BaseModel, SecretStr
 
-from deployment.background import forever
+from deployment.background import going_on
 from deployment.errors import ConfigurationError
 from deployment.settings import SecretsSettings, Settings, environment
 from deployment.vault import Vault, VaultError
@@ -59,13 +59,11 @@ class SecretStore:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Look up again in the background until the end."""
-        loop = asyncio.create_task(forever(self._loop, "secrets")) if self._values else None
-        try:
+        if not self._values:
             yield
-        finally:
-            if loop is not None:
-                loop.cancel()
-                await asyncio.gather(loop, return_exceptions=True)
+            return
+        async with going_on(self._loop, "secrets"):
+            yield
 
     def refresh_files(self) -> None:
         """Read again the files that changed."""

@@ -11,7 +11,7 @@ import structlog
 
 from deployment.access.directory import Directory
 from deployment.access.model import KeyRecord
-from deployment.background import forever
+from deployment.background import going_on
 from deployment.errors import DatabaseUnavailable
 from deployment.settings import LimitSet, LimitsSettings, Price
 from deployment.spelling import near
@@ -127,12 +127,8 @@ class Doubts:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Look again and again until the end."""
-        watching = asyncio.create_task(forever(self._watch, "doubts"))
-        try:
+        async with going_on(self._watch, "doubts"):
             yield
-        finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
 
     async def _watch(self) -> None:
         while True:

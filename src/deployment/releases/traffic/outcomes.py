@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
-from deployment.background import forever
+from deployment.background import going_on
 from deployment.clock import Clock
 from deployment.database import Database
 from deployment.errors import DatabaseUnavailable, Draining, RamseyError
@@ -185,12 +185,10 @@ class Recorder:
         with contextlib.suppress(DatabaseUnavailable):
             async with self._database.write() as connection:
                 await self._store.forget(connection, self._clock.now() - _FORGET)
-        loop = asyncio.create_task(forever(self._loop, "outcomes"))
         try:
-            yield
+            async with going_on(self._loop, "outcomes"):
+                yield
         finally:
-            loop.cancel()
-            await asyncio.gather(loop, return_exceptions=True)
             with contextlib.suppress(DatabaseUnavailable):
                 await self.flush()
 

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import structlog
 
-from deployment.background import forever
+from deployment.background import going_on
 from deployment.clock import Clock
 from deployment.database import Database
 from deployment.errors import Conflict, DatabaseUnavailable
@@ -86,12 +86,10 @@ class TrafficSync:
         if self.problem is not None and (known := await asyncio.to_thread(self._file.read)):
             _log.warning("the table of the last time is used", models=[split.model for split in known])
             self._swap(known, 0)
-        loop = asyncio.create_task(forever(self._loop, "traffic"))
         try:
-            yield
+            async with going_on(self._loop, "traffic"):
+                yield
         finally:
-            loop.cancel()
-            await asyncio.gather(loop, return_exceptions=True)
             with contextlib.suppress(DatabaseUnavailable, TimeoutError):
                 async with asyncio.timeout(_LIMIT_S), self._database.write() as connection:
                     await self._gateways.leave(connection, self.gateway)
