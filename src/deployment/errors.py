@@ -1,5 +1,7 @@
 """The one tree of errors. A dialect or the command line renders them; nobody else writes error shapes."""
 
+from math import ceil
+
 
 class RamseyError(Exception):
     """Base of everything that Ramsey raises on purpose.
@@ -16,6 +18,11 @@ class RamseyError(Exception):
         self.message = message
         self.hint = hint
         self.retry_after_s = retry_after_s
+
+    @property
+    def retry_after(self) -> str | None:
+        """What the header Retry-After says: whole seconds, and never too early."""
+        return None if self.retry_after_s is None else str(max(1, ceil(self.retry_after_s)))
 
 
 # --- the caller's mistakes -------------------------------------------------------------------------------

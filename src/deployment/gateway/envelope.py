@@ -5,7 +5,6 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from math import ceil
 from typing import Any
 
 import orjson
@@ -128,8 +127,8 @@ async def send_error(send: Send, scope: Scope, receive: Receive, record: Request
     record.error = error.code
     body = orjson.dumps(error_body(error, dialect_of(scope["path"]), record.request_id))
     headers: dict[str, Any] = {"content-type": "application/json", "content-length": str(len(body))}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, ceil(error.retry_after_s)))
+    if error.retry_after is not None:
+        headers["retry-after"] = error.retry_after
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     if error.status in (408, 413):

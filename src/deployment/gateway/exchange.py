@@ -4,7 +4,6 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from math import ceil
 from typing import cast
 
 import orjson
@@ -187,8 +186,8 @@ class Exchange(Response, ABC):
             if (ready := self._caller.write(self._error_after_start(error), more=False)) is not None:
                 await ready
             return
-        if error.retry_after_s is not None:
-            self._extra["retry-after"] = str(max(1, ceil(error.retry_after_s)))
+        if error.retry_after is not None:
+            self._extra["retry-after"] = error.retry_after
         if isinstance(error, LimitReached):
             self._extra |= ratelimit_headers(error.facts, error.limit)
             if error.retry_after_s is None:

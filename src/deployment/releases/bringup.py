@@ -11,9 +11,9 @@ import structlog
 from deployment.background import forever
 from deployment.engines import EnginePool, NodeView, RunningEngine, launch
 from deployment.errors import DatabaseUnavailable, DiskFull, EngineUnavailable, RamseyError
-from deployment.ollama_client import OllamaClient, Timeouts
+from deployment.ollama_client import OllamaClient
 from deployment.releases.catalogue import SETTINGS_ACTOR, CannotKeep, CatalogueEntry, CatalogueRoom
-from deployment.releases.deploy import deploy, release_of
+from deployment.releases.deploy import LOOK, deploy, release_of
 from deployment.releases.mending import Mender, belonging
 from deployment.releases.model import Release
 from deployment.releases.traffic import SETTINGS, Split, Traffic, TrafficSync
@@ -22,9 +22,6 @@ from deployment.settings import Settings
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
 
 _MEND_S = 5.0
-
-_LOOK = Timeouts(total=15.0)
-"""For what is no upload and no creation: a node that takes longer hangs, and the others wait for it."""
 
 _log = structlog.get_logger("bring-up")
 
@@ -137,7 +134,7 @@ class BringUp:
             return entry.name
         for node in self._pool.view():
             with contextlib.suppress(RamseyError):
-                async with OllamaClient(node.url, self._settings.model.name, timeouts=_LOOK) as client:
+                async with OllamaClient(node.url, self._settings.model.name, timeouts=LOOK) as client:
                     return await release_of(client, self._settings)
         return None
 
@@ -205,7 +202,7 @@ class BringUp:
         return names
 
     async def _deploy(self, url: str) -> Release:
-        async with OllamaClient(url, self._settings.model.name, timeouts=_LOOK) as client:
+        async with OllamaClient(url, self._settings.model.name, timeouts=LOOK) as client:
             return await deploy(client, self._settings)
 
 

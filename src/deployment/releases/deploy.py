@@ -10,11 +10,14 @@ from deployment import modelfile as modelfiles
 from deployment.errors import ConfigurationError, EngineError, EngineRefused, ModelMissing, StartupError
 from deployment.gguf import read_metadata
 from deployment.modelfile import Modelfile
-from deployment.ollama_client import OllamaClient
+from deployment.ollama_client import OllamaClient, Timeouts
 from deployment.releases.ledger import Ledger
 from deployment.releases.model import Recipe, Release, differences, release_tag
 from deployment.releases.traits import Traits
 from deployment.settings import Settings
+
+LOOK = Timeouts(total=15.0)
+"""For what is no upload and no creation: a node that takes longer hangs, and others wait for it."""
 
 _log = structlog.get_logger("deploy")
 

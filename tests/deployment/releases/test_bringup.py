@@ -175,7 +175,7 @@ async def test_a_folder_that_cannot_be_written_keeps_nobody_from_serving(tmp_pat
 
 
 async def test_a_node_that_hangs_keeps_no_other_from_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bringup, "_LOOK", Timeouts(total=0.3))
+    monkeypatch.setattr(bringup, "LOOK", Timeouts(total=0.3))
     async with FakeNode() as hung, FakeNode() as well:
         hung.fail("hang", path="/api")
         nodes = [{"name": "hung", "url": hung.url}, {"name": "well", "url": well.url}]

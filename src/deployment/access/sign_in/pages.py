@@ -4,7 +4,6 @@ import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from html import escape
-from math import ceil
 from urllib.parse import quote, urlencode, urlsplit
 
 from starlette.responses import HTMLResponse
@@ -58,8 +57,8 @@ def error_page(error: RamseyError, request_id: str, retry: bool) -> HTMLResponse
         parts.append('<p><a class="button" href="/auth">Sign in again</a></p>')
     parts.append(f"<small>Request {escape(request_id)}</small>")
     page = _page("That did not work", "".join(parts), error.status)
-    if error.retry_after_s is not None:
-        page.headers["Retry-After"] = str(max(1, ceil(error.retry_after_s)))
+    if error.retry_after is not None:
+        page.headers["Retry-After"] = error.retry_after
     return page
 
 

@@ -16,14 +16,12 @@ from deployment.engines import NodeView
 from deployment.errors import Conflict, EngineError, EngineTimeout, EngineUnavailable, RamseyError
 from deployment.gguf import read_metadata
 from deployment.modelfile import Modelfile
-from deployment.ollama_client import OllamaClient, Timeouts
+from deployment.ollama_client import OllamaClient
 from deployment.releases.catalogue.model import CatalogueEntry, with_files
 from deployment.releases.catalogue.service import Catalogue
+from deployment.releases.deploy import LOOK
 from deployment.releases.model import Recipe, differences
 from deployment.settings import shown_url
-
-_LOOK = Timeouts(total=15.0)
-"""For what is no upload and no creation: a node that takes longer hangs."""
 
 _log = structlog.get_logger("distribution")
 
@@ -152,7 +150,7 @@ class Distribution:
         doing = self._doing[key] = Doing(node.name, entry.name)
         try:
             # Ollama may lose a blob that one call deletes while another wants to use it.
-            async with self._writing[node.url], OllamaClient(node.url, entry.model, timeouts=_LOOK) as client:
+            async with self._writing[node.url], OllamaClient(node.url, entry.model, timeouts=LOOK) as client:
                 digest = await self._bring(client, entry, node, doing)
             return await self._agreed(entry, node, digest)
         except RamseyError as error:
@@ -219,7 +217,7 @@ class Distribution:
         for node in self._nodes.view():
             if node.url != besides.url:
                 try:
-                    async with OllamaClient(node.url, timeouts=_LOOK) as client:
+                    async with OllamaClient(node.url, timeouts=LOOK) as client:
                         row = await _row(client, name)
                 except EngineError:
                     if any(each.release == name and each.present for each in node.releases):
@@ -232,7 +230,7 @@ class Distribution:
     async def _remove(self, entries: Iterable[CatalogueEntry], node: NodeView) -> list[Pruned]:
         done: list[Pruned] = []
         try:
-            async with self._writing[node.url], OllamaClient(node.url, timeouts=_LOOK) as client:
+            async with self._writing[node.url], OllamaClient(node.url, timeouts=LOOK) as client:
                 held = {str(row.get("name")).lower() for row in await client.tags()}
                 done.extend([await self._delete(client, each.name, node) for each in entries if each.name in held])
         except EngineError as error:
@@ -243,7 +241,7 @@ class Distribution:
 
     async def _delete(self, client: OllamaClient, release: str, node: NodeView) -> Pruned:
         with contextlib.suppress(EngineError, TimeoutError):  # deleting does not unload, nor waits for it
-            async with asyncio.timeout(_LOOK.total):
+            async with asyncio.timeout(LOOK.total):
                 await self._nodes.unload(release)
         try:
             await client.delete(release)

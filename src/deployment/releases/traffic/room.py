@@ -48,7 +48,7 @@ class TrafficRoom:
         self.sync = TrafficSync(database, self.store, self.gateways, self.traffic, clock, TableFile(settings.data_dir))
         self.sync.on_change = self._follow
         self.service = TrafficService(database, self.store, self.gateways, self.traffic, self.sync, pool, clock)
-        self._authenticator, self._database = authenticator, database
+        self._authenticator = authenticator
         self.outcomes = OutcomeStore()
         self.recorder = Recorder(
             database,
@@ -73,8 +73,7 @@ class TrafficRoom:
 
     async def count_gateways(self) -> int:
         """How many gateways live. Raises DatabaseUnavailable."""
-        async with self._database.read() as connection:
-            return len(await self.gateways.alive(connection))
+        return len(await self.service.gateways())
 
     def routes(self) -> APIRouter:
         """The admin API, and the endpoint of votes."""

@@ -139,7 +139,7 @@ async def test_a_node_that_is_down_is_told(two: Two) -> None:
 
 
 async def test_a_node_that_hangs_is_given_up(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distribution, "_LOOK", Timeouts(total=0.3))
+    monkeypatch.setattr(distribution, "LOOK", Timeouts(total=0.3))
     a, _, made = two
     a.fail("hang", path="/api/tags")
     async with asyncio.timeout(20):
@@ -213,7 +213,7 @@ async def test_a_node_that_cannot_be_pruned_is_told(two: Two) -> None:
 async def test_a_node_that_hangs_while_it_unloads_keeps_no_release_on_any(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distribution, "_LOOK", Timeouts(total=0.3))
+    monkeypatch.setattr(distribution, "LOOK", Timeouts(total=0.3))
     a, b, made = two
     await made.ensure()
     await made.pool.check()

@@ -12,12 +12,12 @@ from deployment.ollama_client import OllamaClient, Timeouts
 from deployment.releases.catalogue.artefacts import Artefacts
 from deployment.releases.catalogue.gates.model import GateContext, GateResult
 from deployment.releases.catalogue.model import CatalogueEntry, told_bytes
+from deployment.releases.deploy import LOOK
 
 _CACHE_BYTES = 2
 """Of one number in the cache of a conversation: F16, as engines do by default."""
 _SMOKE = Timeouts(first_token=60.0, total=120.0)
 _SMOKE_TOKENS = 32
-_LOOK = Timeouts(total=15.0)
 
 
 class Loader(Protocol):
@@ -153,13 +153,13 @@ def _number(value: Any, default: int) -> int:
 
 
 async def _loaded_bytes(node: NodeView, besides: str) -> int:
-    async with OllamaClient(node.url, timeouts=_LOOK) as client:
+    async with OllamaClient(node.url, timeouts=LOOK) as client:
         return sum(int(row.get("size") or 0) for row in await client.ps() if row.get("name") != besides)
 
 
 async def _digest(node: NodeView, release: str) -> tuple[str | None, str]:
     try:
-        async with OllamaClient(node.url, timeouts=_LOOK) as client:
+        async with OllamaClient(node.url, timeouts=LOOK) as client:
             for row in await client.tags():
                 if str(row.get("name")).lower() == release:
                     return str(row.get("digest")), ""
