@@ -13,7 +13,7 @@ from deployment import modelfile as modelfiles
 from deployment.errors import ConfigurationError, EngineError, EngineProtocolError, ModelMissing
 from deployment.modelfile import Modelfile
 from deployment.ollama_connection import Connection, Events, Timeouts, encode
-from deployment.ollama_wire import Delta, Done, Event, Gathered, Generation, Take, collect, error_of, object_of
+from deployment.ollama_wire import Delta, Done, Event, Gathered, Generation, Take, collect, error_of, give, object_of
 
 __all__ = [
     "Delta",
@@ -26,6 +26,7 @@ __all__ = [
     "Take",
     "Timeouts",
     "collect",
+    "give",
 ]
 
 _REWRITE_BYTES_PER_S = 20e6

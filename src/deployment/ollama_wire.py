@@ -1,7 +1,7 @@
 """Ollama's wire format without the wire: lines, events, and which error an answer means. Pure."""
 
 import re
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +102,13 @@ class Generation:
 Take = Callable[[Event], Awaitable[None] | None]
 """Takes an event; returns what to wait for before the next one, mostly nothing. It is called where the event came in,
 by no task: that is what makes a token cheap."""
+
+
+async def give(events: Iterable[Event], take: Take) -> None:
+    """Give events that are here to `take`, each when it is ready for it."""
+    for event in events:
+        if (slow := take(event)) is not None:
+            await slow
 
 
 class Gathered:

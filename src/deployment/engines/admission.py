@@ -294,8 +294,6 @@ class Admission:
 
 def _known(node: Node, held_blocks: int, ask: Ask) -> tuple[int, int]:
     """Characters of the prompt's beginning that a slot holds, and that the node has ever read."""
-    if not ask.hashes and ask.session is None:
-        return 0, 0
     if ask.session is not None and node.has_session(ask.session):
         seen = ask.chars
     else:

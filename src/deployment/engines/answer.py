@@ -5,7 +5,7 @@ from typing import Self
 
 from deployment.engines.attempt import Attempt
 from deployment.errors import StreamIncomplete
-from deployment.ollama_client import Event, Take
+from deployment.ollama_client import Event, Take, give
 
 
 class Answer:
@@ -53,9 +53,8 @@ class Answer:
 
     async def relay(self, take: Take) -> None:
         """Give every event to `take`, as it comes. Returns after Done; raises as the iteration does."""
-        while self._first:
-            if (slow := take(self._first.popleft())) is not None:
-                await slow
+        first, self._first = self._first, deque()
+        await give(first, take)
         if not self._attempt.done:
             await self._attempt.relay(take)
 

@@ -188,7 +188,7 @@ class Attempt:
             left = self._plan.limit_s
             self._limited = True
         limits = self._tools.timeouts
-        return None if left > limits.total - 0.5 else limits.within(left)
+        return None if left > limits.total - 0.5 else limits._replace(total=left)
 
     def _answered(self, done: Done, now: float) -> None:
         self.done = True

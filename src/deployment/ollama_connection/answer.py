@@ -8,7 +8,17 @@ from collections.abc import Awaitable, Callable
 from deployment.errors import EngineError, EngineProtocolError, EngineUnavailable, StreamIncomplete
 from deployment.ollama_connection.node_socket import ClosedEarly, NodeSocket, NotHttp
 from deployment.ollama_connection.timeouts import Watch
-from deployment.ollama_wire import MAX_LINE_BYTES, Event, LineSplitter, Take, delta_of, end_of, incomplete, object_of
+from deployment.ollama_wire import (
+    MAX_LINE_BYTES,
+    Event,
+    LineSplitter,
+    Take,
+    delta_of,
+    end_of,
+    give,
+    incomplete,
+    object_of,
+)
 
 _AFTER_END_S = 1.0
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
@@ -50,7 +60,7 @@ class Answer:
 
     async def relay(self, take: Take) -> None:
         """Give every event to come to `take`, as it comes; returns once the end marker was taken."""
-        held: list[Event] = []  # what came with an event after which to wait, the next one first
+        held: list[Event] = []  # what came with an event after which to wait
         slow: Awaitable[None] | None = None
 
         def into(chunk: bytes) -> bool:
@@ -63,23 +73,20 @@ class Answer:
             self._watch.wait()
             return self._failure is None and not self.ended
 
-        while True:
-            if slow is not None:
-                await slow
-            while held:
-                if (slow := take(held.pop(0))) is not None:
-                    await slow
-            slow = None
-            if self._failure is not None:
-                raise self._failure
-            if self.ended:
-                return
+        while not self.ended and self._failure is None:
             self._watch.wait()
             await self._socket.pour(into)
-            if self._socket.at_end and slow is None and not self.ended:
+            if slow is not None:
+                await slow
+                slow = None
+            elif self._socket.at_end and not self.ended:
                 held.extend(self._parse([self._lines.rest()]))
                 if not self.ended:
                     self._cut()
+            await give(held, take)
+            held.clear()
+        if self._failure is not None:
+            raise self._failure
 
     async def drain(self) -> None:
         """Read to the end of the body, so that the connection can serve again."""

@@ -8,7 +8,7 @@ from deployment.ollama_connection.answer import Answer, read_all, unavailable
 from deployment.ollama_connection.node_socket import NodeSocket
 from deployment.ollama_connection.sockets import Sockets
 from deployment.ollama_connection.timeouts import Timeouts, Watch
-from deployment.ollama_wire import Event, Take, error_of
+from deployment.ollama_wire import Event, Take, error_of, give
 
 _MAX_ERROR_BYTES = 64 * 1024
 
@@ -60,12 +60,8 @@ class Events:
                 await answer.drain()
                 raise StopAsyncIteration
             events = await answer.read()
-        except (OSError, EngineError) as error:
-            self._end()
-            raise self._sockets.noted(self._meaning(error)) from None
-        except BaseException:
-            self._end()
-            raise
+        except BaseException as error:
+            raise self._failed(error) from None
         if len(events) > 1:
             self._ready = events[:0:-1]
         return events[0]
@@ -75,16 +71,11 @@ class Events:
         raises as the iteration does; what `take` raises, too."""
         try:
             answer = self._answer or await self._begin()
-            while self._ready:
-                if (slow := take(self._ready.pop())) is not None:
-                    await slow
+            ready, self._ready = self._ready[::-1], []
+            await give(ready, take)
             await answer.relay(take)
-        except (OSError, EngineError) as error:
-            self._end()
-            raise self._sockets.noted(self._meaning(error)) from None
-        except BaseException:
-            self._end()
-            raise
+        except BaseException as error:
+            raise self._failed(error) from None
 
     async def aclose(self) -> None:
         """Give the rest up."""
@@ -104,6 +95,11 @@ class Events:
             raise error_of(status, await read_all(self._socket, _MAX_ERROR_BYTES))
         answer = self._answer = Answer(self._socket, watch, streamed)
         return answer
+
+    def _failed(self, error: BaseException) -> BaseException:
+        """It is over; what to raise for that."""
+        self._end()
+        return self._sockets.noted(self._meaning(error)) if isinstance(error, OSError | EngineError) else error
 
     def _meaning(self, error: OSError | EngineError) -> EngineError:
         if self._watch is not None and self._watch.expired:

@@ -18,10 +18,6 @@ class Timeouts(NamedTuple):
     token: float = 30.0
     total: float = 600.0
 
-    def within(self, total: float) -> "Timeouts":
-        """The same with another total."""
-        return Timeouts(self.connect, self.first_token, self.token, total)
-
 
 class Watch:
     """The time-outs of one stream. Its socket rings it, on one timer that is moved only when it rings: no work per

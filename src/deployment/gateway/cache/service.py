@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from deployment.gateway.cache.keys import is_deterministic, key_of, split_questi
 from deployment.gateway.cache.semantic import SemanticIndex
 from deployment.gateway.cache.shared import Shared
 from deployment.gateway.cache.store import Store
-from deployment.ollama_client import Event, Take
+from deployment.ollama_client import Event, Take, give
 from deployment.ollama_wire import delta_of, end_of
 
 MISS, HIT, COALESCED, SEMANTIC = "miss", "hit", "coalesced", "semantic"
@@ -89,12 +90,7 @@ class Answers:
         self._lookups.labels(label).inc()
         events = _events_of(orjson.loads(value))
 
-        async def relay(take: Take) -> None:
-            for event in events:
-                if (slow := take(event)) is not None:
-                    await slow
-
-        return Opened(relay, _nothing, None, 0, 0.0, label)
+        return Opened(partial(give, events), _nothing, None, 0, 0.0, label)
 
     async def _alike(self, call: Call, key: bytes) -> bytes | None:
         """The answer to a question that means the same; and this question is remembered for the next."""

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from deployment.engines import Answer, Call, EnginePool
-from deployment.ollama_client import Done, Event, Take
+from deployment.ollama_client import Done, Event, Take, give
 
 
 class Shared:
@@ -53,10 +53,8 @@ class Shared:
         position = 0
         while True:
             while position < len(self.events):
-                event = self.events[position]
-                position += 1
-                if (slow := take(event)) is not None:
-                    await slow
+                more, position = self.events[position:], len(self.events)
+                await give(more, take)
             if self._over:
                 if self._error is not None:
                     raise self._error
