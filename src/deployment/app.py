@@ -1,7 +1,5 @@
 """The composition root: builds everything from the settings, and opens and closes it in order."""
 
-import asyncio
-import contextlib
 import gc
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -19,6 +17,7 @@ from starlette.types import ASGIApp
 
 from deployment import __version__
 from deployment.access import Access
+from deployment.background import going_on
 from deployment.clock import Clock, SystemClock
 from deployment.database import Database, database_url
 from deployment.engines import EnginePool
@@ -151,7 +150,7 @@ def create_app(settings: Settings) -> Application:
             await stack.enter_async_context(services.privacy.running())
             await stack.enter_async_context(services.bring_up)
             await stack.enter_async_context(services.rollouts.running())
-            await stack.enter_async_context(_running(services.gateway.exchanges.watch()))
+            await stack.enter_async_context(going_on(services.gateway.exchanges.watch, "callers who do not read"))
             stack.enter_context(Drainer(services.gateway, settings.server))
             _spare_the_collector()
             _log.info("started", version=__version__, profile=settings.profile.value)
@@ -185,7 +184,7 @@ def create_app(settings: Settings) -> Application:
         services.privacy.routes(services.access.authenticator),
     ):
         app.include_router(router)
-    app.openapi = lambda: document(app, BODIES)  # type: ignore[method-assign]
+    app.openapi = lambda: document(app, BODIES)  # type: ignore[method-assign] # as FastAPI documents it
     app.add_exception_handler(HTTPException, _to_envelope)
     server = settings.server
     app.add_middleware(BoundedBodies, limit=server.max_body_bytes, seconds=server.slow_client_seconds, streamed=BLOBS)
@@ -233,17 +232,6 @@ def _spare_the_collector() -> None:
 
 async def _to_envelope(request: Request, error: Exception) -> Response:
     raise error  # the envelope renders every error, in the dialect of its path
-
-
-@asynccontextmanager
-async def _running(work: object) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 def serve(app: FastAPI) -> None:

@@ -1,6 +1,5 @@
 """Modelfiles: read, checked and written as Ollama does."""
 
-import difflib
 import math
 import re
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deployment.errors import ConfigurationError
+from deployment.spelling import near
 
 Parameter = int | float | bool | str | list[str]
 
@@ -156,8 +156,8 @@ def _commands(text: str, source: str) -> Iterator[tuple[int, str, str]]:
         command = word.lower()
         where = f"{source}, line {number}"
         if command not in _COMMANDS:
-            near = difflib.get_close_matches(command[:40], _COMMANDS, 1)
-            mend = f"did you mean {near[0].upper()}?" if near else "put a # before it if it is a comment"
+            meant = near(command, _COMMANDS)
+            mend = f"did you mean {meant.upper()}?" if meant else "put a # before it if it is a comment"
             raise _error(where, f"{word[:40]!r} is not a command", mend)
         if not value:
             raise _error(where, f"{word.upper()} has no value", 'give one, or "" for an empty text')
@@ -230,13 +230,12 @@ def _add_parameter(parameters: dict[str, Parameter], key: str, value: str, where
     if kind is None and key in _GONE.split():
         raise _error(where, f"Ollama no longer has the parameter {key}", "remove the line")
     if kind is None:
-        near = difflib.get_close_matches(key[:40], PARAMETERS, 1)
-        known = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(PARAMETERS))}"
+        meant = near(key, PARAMETERS)
+        known = f"did you mean {meant}?" if meant else f"known are {', '.join(sorted(PARAMETERS))}"
         raise _error(where, f"there is no parameter {key[:40]!r}", known)
     if kind is list:
-        stops = parameters.setdefault(key, [])
-        assert isinstance(stops, list)  # noqa: S101 - for the type checker
-        stops.append(value)
+        if isinstance(stops := parameters.setdefault(key, []), list):
+            stops.append(value)
         return
     typed = _typed(kind, value)
     if typed is None:

@@ -153,7 +153,7 @@ async def _redis(setting: str, url: str) -> Finding:
     variable = f"RAMSEY_{setting.upper().replace('.', '__')}"
     try:
         async with Redis.from_url(url, socket_timeout=_REDIS_S, socket_connect_timeout=_REDIS_S) as client:
-            await client.execute_command("PING")  # type: ignore[no-untyped-call]
+            await client.execute_command("PING")  # type: ignore[no-untyped-call] # redis has no types for it
     except AuthenticationError:
         return Finding("redis", "warning", f"{setting}: Redis refuses the password", f"Correct {variable}.")
     except (RedisError, OSError, ValueError) as error:

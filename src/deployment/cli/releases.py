@@ -124,7 +124,7 @@ def distribute(
 ) -> None:
     """Bring a release onto the nodes; `ramsey deploy` does it too. It gets no traffic by this."""
     works = releases_of(context, url, nodes=True)
-    with _moving(f"Bringing {release}", as_json) as told:
+    with _Moving(f"Bringing {release}", as_json) as told:
         done = works.follow(f"/admin/releases/{segment(release)}/distribute", {"nodes": node}, told.steps)
     reports = done["reports"]
     if as_json:
@@ -186,7 +186,7 @@ def evaluate(
     works = releases_of(context, url, nodes=True)
     name = release or _main(works)
     body = {"questions": _text(questions) if questions is not None else None}
-    with _moving(f"Asking {name}", as_json) as told:
+    with _Moving(f"Asking {name}", as_json) as told:
         found = works.follow(f"/admin/releases/{segment(name)}/evaluate", body, told.asked)["evaluation"]
     if as_json:
         print_json({"release": name, **found})
@@ -262,7 +262,7 @@ class _Told:
             self._status.update(f"{self._title}: {plain(text)} …")
 
 
-class _moving:  # noqa: N801 - a context manager
+class _Moving:
     def __init__(self, title: str, as_json: bool) -> None:
         self._title = title
         out = console(stderr=True)

@@ -1,6 +1,5 @@
 """The environment. Nothing else reads it but pydantic-settings, for the tree of settings."""
 
-import difflib
 import os
 import re
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from deployment.errors import ConfigurationError
+from deployment.spelling import near
 
 OTHER_VARIABLES = {
     "RAMSEY_CONFIG": "The settings file; by default ramsey.toml in the working directory.",
@@ -78,8 +78,8 @@ def refuse_unknown_variables(settings: Iterable[str]) -> None:
             continue
         if _SERVICE_LINK.search(f"{variable}={os.environ[variable]}"):
             continue
-        near = difflib.get_close_matches(variable, known, n=1, cutoff=0.6)
+        meant = near(variable, known)
         raise ConfigurationError(
             f"The environment sets {variable}, which is no setting.",
-            hint=f"Did you mean {near[0]}?" if near else "`ramsey config docs` lists every setting.",
+            hint=f"Did you mean {meant}?" if meant else "`ramsey config docs` lists every setting.",
         )

@@ -65,13 +65,15 @@ def sign_in_routes(desk: Desk) -> APIRouter:
     _way_out(router, desk)
 
     @router.get("", include_in_schema=False, **public())
-    async def home(request: Request, next: Annotated[str | None, Query(max_length=MOST_NEXT)] = None) -> Response:  # noqa: A002 - its name
+    async def home(
+        request: Request, back: Annotated[str | None, Query(alias="next", max_length=MOST_NEXT)] = None
+    ) -> Response:
         flow, browsers = desk.parts()
         session = browsers.find(request.scope)
         if session is not None:
             return signed_in_page(session, flow.sign_out_at(session))
         names = [provider.settings.sign_in_name for provider in flow.providers.values()]
-        return signed_out_page(names, local_path(next) if next else None)
+        return signed_out_page(names, local_path(back) if back else None)
 
     @router.get("/me", summary="Who am I?", **known())
     async def me(request: Request, response: Response) -> MeOut:
@@ -90,11 +92,13 @@ def _way_in(router: APIRouter, desk: Desk) -> None:
     @router.get("/login", summary="Sign in", status_code=303, response_class=RedirectResponse, **public())
     async def login(
         provider: Annotated[str | None, Query(max_length=64, description="Which, where there are several.")] = None,
-        next: Annotated[str, Query(max_length=MOST_NEXT, description="A path here, for afterwards.")] = HOME,  # noqa: A002 - its name
+        back: Annotated[
+            str, Query(alias="next", max_length=MOST_NEXT, description="A path here, for afterwards.")
+        ] = HOME,
     ) -> Response:
         """Send the browser to the provider (authorization code, PKCE)."""
         flow, browsers = desk.parts()
-        url, sealed = await flow.begin(provider, next)
+        url, sealed = await flow.begin(provider, back)
         answer = RedirectResponse(url, 303, _NO_STORE)
         browsers.cookies.give(answer, browsers.cookies.signing_in, sealed, SIGNING_IN_S)
         return answer

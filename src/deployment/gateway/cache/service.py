@@ -60,7 +60,10 @@ class Answers:
             return await self._along(running, COALESCED)
         if (kept := await self._store.get(key)) is not None:
             return self._kept(kept, HIT)
-        if self._semantic is not None and (alike := await self._alike(call, key)) is not None:
+        if (
+            self._semantic is not None
+            and (alike := await self._alike(self._semantic, self._store, call, key)) is not None
+        ):
             return self._kept(alike, SEMANTIC)
         if (running := self._running.get(key)) is not None:  # another began while we looked
             return await self._along(running, COALESCED)
@@ -79,23 +82,18 @@ class Answers:
         self._lookups.labels(label).inc()
         shared.join()
         try:
-            await shared.opened()
+            answer = await shared.opened()
         except BaseException:
             await shared.leave()
             raise
-        answer = shared.answer
         return Opened(shared.relay, shared.leave, answer.node, answer.attempts, answer.queue_ms, label)
 
     def _kept(self, value: bytes, label: str) -> Opened:
         self._lookups.labels(label).inc()
-        events = _events_of(orjson.loads(value))
+        return Opened(partial(give, _events_of(orjson.loads(value))), _nothing, None, 0, 0.0, label)
 
-        return Opened(partial(give, events), _nothing, None, 0, 0.0, label)
-
-    async def _alike(self, call: Call, key: bytes) -> bytes | None:
+    async def _alike(self, semantic: SemanticIndex, store: Store, call: Call, key: bytes) -> bytes | None:
         """The answer to a question that means the same; and this question is remembered for the next."""
-        assert self._semantic is not None  # noqa: S101 - asked before
-        assert self._store is not None  # noqa: S101 - likewise
         if (split := split_question(call)) is None:
             return None
         scope, question = split
@@ -104,10 +102,10 @@ class Answers:
             vector = result["embeddings"][0]
         except (RamseyError, LookupError):
             return None  # no embeddings, no likeness: the question is answered as any other
-        near = self._semantic.find(scope, vector)
-        if near is not None and (kept := await self._store.get(near)) is not None:
+        near = semantic.find(scope, vector)
+        if near is not None and (kept := await store.get(near)) is not None:
             return kept
-        self._semantic.add(scope, vector, key)
+        semantic.add(scope, vector, key)
         return None
 
 

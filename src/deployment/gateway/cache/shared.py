@@ -23,12 +23,6 @@ class Shared:
         self._answer: Answer | None = None
         self._task = asyncio.create_task(self._produce())
 
-    @property
-    def answer(self) -> Answer:
-        """Where the events come from; there once `opened` returned."""
-        assert self._answer is not None  # noqa: S101 - opened() came first
-        return self._answer
-
     def join(self) -> None:
         """One more reader. Each calls `leave` once."""
         self._readers += 1
@@ -41,12 +35,13 @@ class Shared:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(self._task)
 
-    async def opened(self) -> None:
-        """Until the first event has come. Raises what kept it from coming."""
-        while not self.events:
+    async def opened(self) -> Answer:
+        """Where the events come from, once the first has come. Raises what kept it from coming."""
+        while self._answer is None or not self.events:
             if self._over:
                 raise self._error or asyncio.CancelledError
             await self._wait()
+        return self._answer
 
     async def relay(self, take: Take) -> None:
         """Give every event to `take`, from the first on; raises where the generation did."""

@@ -72,7 +72,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle_since: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn
         """Take the connection; beyond the limit, its first request is answered with 503."""
         super().connection_made(transport)
         count, limit = len(self.connections), self._limits.connections
@@ -177,7 +177,7 @@ class BoundedProtocol(HttpToolsProtocol):
             version != "1.0" and self.parser.should_keep_alive(),
             self.on_response_complete,
         )
-        scope["extensions"] = {EXTENSION: cycle}  # type: ignore[dict-item]
+        scope["extensions"] = {EXTENSION: cycle}  # type: ignore[dict-item] # ours
         if previous is None or previous.response_complete:
             self._start_asgi_task(cycle, self.app)
         else:  # pipelined: in turn

@@ -40,7 +40,7 @@ def server_config(app: ASGIApp, settings: ServerSettings, **others: Any) -> uvic
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_LAST_SECONDS,
-        http=partial(BoundedProtocol, limits=limits),  # type: ignore[arg-type]
+        http=partial(BoundedProtocol, limits=limits),  # type: ignore[arg-type] # uvicorn only calls it
         ws="none",  # no route speaks it, and a connection that was handed over would have no bounds
         **others,
     )

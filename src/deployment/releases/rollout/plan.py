@@ -1,6 +1,5 @@
 """`rollout.toml`: how a model's traffic moves to another release. Every key has a default; unknown ones are refused."""
 
-import difflib
 import re
 import tomllib
 from enum import StrEnum
@@ -12,6 +11,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from deployment.errors import ConfigurationError
+from deployment.spelling import misspelt
 
 FILE = "rollout.toml"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -322,21 +322,7 @@ def _explain(problem: Any) -> str:
     parts = [str(part) for part in problem["loc"]]
     key = ".".join(parts)
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(parts[-1], _keys(parts[:-1]), n=1, cutoff=0.6)
-        return f"{key}: there is no such key" + (f"; did you mean {near[0]}?" if near else "")
+        found = misspelt([problem], Plan, None)
+        return f"{key}: there is no such key" + (f"; did you mean {found[1]}?" if found else "")
     reason = str(problem["msg"]).removeprefix("Value error, ")
     return f"{key}: {reason}" if key else reason
-
-
-def _keys(where: list[str]) -> list[str]:
-    """The keys that there are at a place of the file."""
-    tables: dict[str, type[Part]] = {
-        "steps": Step,
-        "shadow": ShadowPlan,
-        "gates": GatePlan,
-        "judge": JudgePlan,
-        "probes": ProbePlan,
-        "freeze": FreezePlan,
-        "webhooks": Webhook,
-    }
-    return list((tables.get(where[0], Plan) if where else Plan).model_fields)

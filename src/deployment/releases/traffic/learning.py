@@ -1,6 +1,7 @@
 """Learns the traits of releases that others brought to the nodes, from a node."""
 
 import asyncio
+from functools import partial
 
 from deployment.engines import EnginePool
 from deployment.errors import RamseyError
@@ -22,7 +23,10 @@ class Learning:
         for release in self._traffic.expected():
             if self._traffic.traits(release) is None and release not in self._tasks:
                 task = self._tasks[release] = asyncio.create_task(self._learn(release))
-                task.add_done_callback(lambda _, name=release: self._tasks.pop(name, None))  # type: ignore[misc]
+                task.add_done_callback(partial(self._ended, release))
+
+    def _ended(self, release: str, _task: asyncio.Task[None]) -> None:
+        self._tasks.pop(release, None)
 
     async def close(self) -> None:
         """End what goes on."""

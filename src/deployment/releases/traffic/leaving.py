@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from functools import partial
 
 import structlog
 
@@ -31,8 +32,11 @@ class Leaving:
         for release in self._before - expected.keys():
             if release not in self._tasks:
                 task = self._tasks[release] = asyncio.create_task(self._unload(release))
-                task.add_done_callback(lambda _, name=release: self._tasks.pop(name, None))  # type: ignore[misc]
+                task.add_done_callback(partial(self._ended, release))
         self._before = set(expected)
+
+    def _ended(self, release: str, _task: asyncio.Task[None]) -> None:
+        self._tasks.pop(release, None)
 
     async def close(self) -> None:
         """End what goes on."""
