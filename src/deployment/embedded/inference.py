@@ -8,6 +8,7 @@ from typing import Any
 
 from deployment.embedded.bodies import Chat, Embed, Embeddings, Generate
 from deployment.embedded.child import NotReached, Refused
+from deployment.embedded.loaded import Key, Wanted
 from deployment.embedded.models import Model, template_differs
 from deployment.embedded.options import LoadOptions, load_options, merge, sampling
 from deployment.embedded.prompts import (
@@ -19,7 +20,7 @@ from deployment.embedded.prompts import (
     raw_request,
     without,
 )
-from deployment.embedded.runners import Key, Lease, Runners, Wanted
+from deployment.embedded.runners import Lease, Runners
 from deployment.embedded.translate import ChatReader, CompletionReader, Event, Started, read_events
 from deployment.errors import EngineCrashed, InvalidRequest
 

@@ -7,69 +7,25 @@ started again. An idle one goes when its keep-alive is over, or when another mod
 
 import asyncio
 import logging
-import math
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
 import aiohttp
 
 from deployment.clock import Clock
 from deployment.embedded.child import Child
-from deployment.embedded.options import LoadOptions
+from deployment.embedded.loaded import Key, Runner, Wanted
 from deployment.errors import EngineBusy, EngineCrashed
 
 log = logging.getLogger(__name__)
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
-# What Ollama reports for a model that stays for ever: the longest time that Go can add.
-_FOR_EVER = timedelta(days=106_751)
 # A runner that lived shorter is not started again by itself: the next request tries.
 _SHORT_LIFE_S = 5.0
-
-
-@dataclass(frozen=True)
-class Key:
-    """What makes two requests share a runner."""
-
-    digest: str
-    options: LoadOptions
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A model to be loaded: `name` is what `/api/ps` shows."""
-
-    key: Key
-    blob: Path
-    name: str
-
-
-class Runner:
-    """One loaded model."""
-
-    def __init__(self, wanted: Wanted, child: Child, slots: int, born: float, keep_alive: float) -> None:
-        self.wanted = wanted
-        self.child = child
-        self.born = born
-        self.slots = asyncio.Semaphore(slots)  # first come, first served
-        self.users = 0  # requests inside and waiting for a slot
-        self.keep_alive = keep_alive  # seconds
-        self.expires_at: datetime | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.last_used = born
-        self.broken = False
-        self.retiring = False  # another model waits for its place: it takes no new requests
-
-    def cancel_timer(self) -> None:
-        """It is in use again."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +89,7 @@ class Runners:
 
     def expiry(self, runner: Runner) -> datetime:
         """When it goes, if nothing more comes."""
-        return runner.expires_at or self._expiry(runner.keep_alive)
+        return runner.expires_at or runner.expiry(self._clock.now())
 
     @asynccontextmanager
     async def lease(self, wanted: Wanted, keep_alive: float | None) -> AsyncIterator[Lease]:
@@ -283,15 +239,11 @@ class Runners:
         runner.cancel_timer()
         if not self._serves(runner):
             return
-        runner.expires_at = self._expiry(runner.keep_alive)
+        runner.expires_at = runner.expiry(self._clock.now())
         if runner.keep_alive <= 0 or runner.retiring:
             self._unload(runner)
         else:
-            self._start_timer(runner, runner.keep_alive)
-
-    def _start_timer(self, runner: Runner, seconds: float) -> None:
-        if not math.isinf(seconds):
-            runner.timer = asyncio.get_running_loop().call_later(seconds, self._unload, runner)
+            runner.start_timer(self._unload)
 
     def _unload(self, runner: Runner) -> None:
         self._forget(runner)
@@ -343,12 +295,6 @@ class Runners:
 
     def _serves(self, runner: Runner) -> bool:
         return runner.child.alive and not runner.broken and self._loaded.get(runner.wanted.key) is runner
-
-    def _expiry(self, keep_alive: float) -> datetime:
-        try:
-            return self._clock.now() + min(timedelta(seconds=keep_alive), _FOR_EVER)
-        except OverflowError:
-            return self._clock.now() + _FOR_EVER
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
